@@ -1,0 +1,244 @@
+"""The two interfaces that every provider implements. A new provider never edits this file.
+
+A provider owns its client, its authentication, its URLs and its error translation (to :mod:`providers.errors`); nothing
+above it knows them. It declares the environment variables that it reads in ``settings``, so a new one needs no edit of
+the settings either.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from providers.errors import ConfigError
+
+__all__ = [
+    "GeneratedImage",
+    "ImageChunk",
+    "ImageProvider",
+    "ImageProviderResponse",
+    "LLMChunk",
+    "LLMOutput",
+    "LLMProvider",
+    "LLMProviderResponse",
+    "OutputType",
+    "ProviderConfig",
+    "Setting",
+    "Usage",
+]
+
+Options = Mapping[str, Any]
+OutputType = Literal["text", "json", "tools"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One variable that may stand in the environment, in .env or under ``settings:`` of provider_config.yaml.
+
+    Attributes:
+        name: name of the variable, e.g. ``OLLAMA_BASE_URL``.
+        help: one sentence for .env.example and ``sparklio config``.
+        default: used when nobody says otherwise; None where there is none. Model names never stand here: their
+            defaults stand in the packaged provider_config.yaml.
+        kind: how the text is checked; ``seconds`` is a positive number, ``url`` an http(s) URL.
+        secret: masked wherever it is shown.
+    """
+
+    name: str
+    help: str
+    default: str | None = None
+    kind: Literal["text", "url", "seconds", "path", "model", "choice"] = "text"
+    choices: tuple[str, ...] = ()
+    secret: bool = False
+
+
+@dataclass(frozen=True)
+class ProviderConfig:
+    """What a provider is built from.
+
+    Attributes:
+        name: the provider's name in provider_config.yaml.
+        values: effective value of each variable that the provider declares (None where unset).
+        models: options by model name from ``models.<provider>`` of provider_config.yaml.
+    """
+
+    name: str
+    values: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def text(self, name: str) -> str:
+        """The value of a variable that must be set.
+
+        Raises:
+            ConfigError: it is not set.
+        """
+        value = self.values.get(name)
+        if not value:
+            raise ConfigError(
+                f"{name} is not set, and provider {self.name!r} needs it",
+                hint=f"set {name} in the environment or in .env",
+            )
+        return value
+
+    def seconds(self, name: str) -> float:
+        """The value of a duration variable, in seconds (already checked to be a positive number)."""
+        return float(self.text(name))
+
+
+class Usage(BaseModel):
+    """Token counts of one answer, or of several added up."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            total_tokens=self.total_tokens + other.total_tokens,
+        )
+
+
+class LLMOutput(BaseModel):
+    """``content`` is the text as the model wrote it; ``parsed`` its value for json, the calls for tools, else None."""
+
+    type: OutputType
+    content: str
+    parsed: Any = None
+
+
+class LLMProviderResponse(BaseModel):
+    """A provider's answer. Providers leave ``output.parsed`` of json to the gateway, which validates it."""
+
+    provider: str
+    model: str
+    usage: Usage = Usage()
+    output: LLMOutput
+    meta: dict[str, Any] = Field(default_factory=dict)
+    timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class LLMChunk:
+    """A piece of a streamed answer: some text, and with the last piece the whole response."""
+
+    text: str = ""
+    response: LLMProviderResponse | None = None
+
+
+class LLMProvider(ABC):
+    """A vendor of chat models. Implement :meth:`generate` and :meth:`health_check`; the rest has defaults."""
+
+    vendor: ClassVar[str]
+    supports_json: ClassVar[bool] = False
+    supports_streaming: ClassVar[bool] = False
+    settings: ClassVar[tuple[Setting, ...]] = ()
+
+    def __init__(self, config: ProviderConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    async def generate(self, prompt: str, role: str, task: str, mode: str, options: Options) -> LLMProviderResponse:
+        """One attempt at an answer; retries are the gateway's.
+
+        Args:
+            prompt: the user turn, never empty.
+            role: who asks, e.g. ``copywriter``; for logs and defaults only.
+            task: what for, e.g. ``product_detail``.
+            mode: ``chat``, ``json`` or ``tools``.
+            options: ``model`` (always set) and, where wanted, ``system``, ``json_schema``, ``tools``, ``temperature``,
+                ``max_tokens``, ``seed``, ``timeout_s``. A provider takes the ones that it knows and no others: options
+                may come from a stranger's request.
+
+        Raises:
+            ProviderError: one of its leaves; nothing else leaves a provider but ``CancelledError``.
+        """
+
+    async def stream(self, prompt: str, role: str, task: str, mode: str, options: Options) -> AsyncIterator[LLMChunk]:
+        """The same answer in pieces; the last chunk carries the response. Default: one piece."""
+        response = await self.generate(prompt, role, task, mode, options)
+        yield LLMChunk(text=response.output.content, response=response)
+
+    @abstractmethod
+    async def health_check(self) -> bool:
+        """Whether the service answers. Never loads a model, never raises for a service that is down."""
+
+    def get_default_options(self, role: str, task: str) -> dict[str, Any]:
+        """Options that this vendor wants for a role and task beneath everybody else's."""
+        return {}
+
+    async def aclose(self) -> None:
+        """Close the running event loop's connections."""
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """One image: its bytes (PNG, JPEG or WebP), its size in pixels, and the seed that it came from."""
+
+    content: bytes = field(repr=False)
+    width: int
+    height: int
+    seed: int
+    media_type: str = "image/png"
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageProviderResponse:
+    provider: str
+    images: tuple[GeneratedImage, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImageChunk:
+    """Progress of an image (``step`` of ``steps``, e.g. of the sampler), and with the last one the response."""
+
+    step: int = 0
+    steps: int = 0
+    note: str = ""
+    response: ImageProviderResponse | None = None
+
+
+class ImageProvider(ABC):
+    """A maker of images. Implement :meth:`generate` and :meth:`health_check`; the rest has defaults."""
+
+    vendor: ClassVar[str]
+    settings: ClassVar[tuple[Setting, ...]] = ()
+
+    def __init__(self, config: ProviderConfig) -> None:
+        self.config = config
+
+    @abstractmethod
+    async def generate(self, prompt: str, kind: str, options: Options) -> ImageProviderResponse:
+        """One attempt at an image; retries are the gateway's.
+
+        Args:
+            prompt: what the image shows.
+            kind: ``product_shot``, ``hero``, ``concept``, ``thumbnail`` or another word.
+            options: where wanted ``negative_prompt``, ``seed``, ``width`` and ``height`` (pixels), ``aspect_ratio``
+                (``"16:9"``), ``workflow``, ``idempotency_key`` (the same key never makes a second image while the
+                first can still be had) and what the route gives (e.g. ``checkpoint``, ``steps``).
+
+        Raises:
+            ProviderError: one of its leaves; nothing else leaves a provider but ``CancelledError``.
+        """
+
+    async def stream(self, prompt: str, kind: str, options: Options) -> AsyncIterator[ImageChunk]:
+        """The same with progress; the last chunk carries the response. Default: one chunk."""
+        yield ImageChunk(response=await self.generate(prompt, kind, options))
+
+    @abstractmethod
+    async def health_check(self) -> bool:
+        """Whether the service answers. Never raises for a service that is down."""
+
+    async def aclose(self) -> None:
+        """Close the running event loop's connections."""

@@ -1,0 +1,240 @@
+"""Every error that Sparklio raises on purpose, drawn as one tree.
+
+::
+
+    SparklioError                  code, hint, retryable, request_id, run_id, details
+    ├── UsageError                 the caller can mend it: wrong words, wrong file (exit code 2)
+    │   ├── InputError             the input file or request does not say what is needed
+    │   ├── ConfigError            provider_config.yaml, .env or a variable is wrong
+    │   ├── UnknownNameError       a run, node, role, provider or workflow of that name does not exist
+    │   └── RunExistsError         a new run was given the id of an old one
+    ├── RunBusyError               another process holds the run
+    ├── StorageError               the data folder cannot be read or written
+    ├── DeadlineError              one gateway request used up the time of its mode
+    └── ProviderError              provider, status, retry_after
+        ├── UnreachableError       no connection, or it broke              (retryable)
+        ├── OverloadedError        429 or 503                              (retryable)
+        ├── ServerError            any other 5xx, an error inside a stream (retryable)
+        ├── EmptyAnswerError       an answer without content               (retryable)
+        ├── AttemptTimeoutError    one attempt took longer than its own timeout
+        ├── RejectedError          any other 4xx: bad request, auth, validation
+        ├── ModelNotFoundError     the model is not installed there
+        ├── PromptTooLongError     the prompt cannot fit the model's context
+        ├── TruncatedAnswerError   the answer stopped at the token limit
+        ├── MalformedAnswerError   not the JSON that was asked for, after one repair
+        ├── WorkflowError          a ComfyUI workflow file is malformed or lacks a slot
+        └── JobError               an image job failed, was interrupted, got lost or stalled
+
+Foreign errors are translated once, at the edge (``raise X(...) from exc``), by type and status, never by reading text
+where a status exists. ``message`` says what happened in one sentence, ``hint`` what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, ClassVar
+
+__all__ = [
+    "AttemptTimeoutError",
+    "ConfigError",
+    "DeadlineError",
+    "EmptyAnswerError",
+    "InputError",
+    "JobError",
+    "MalformedAnswerError",
+    "ModelNotFoundError",
+    "OverloadedError",
+    "PromptTooLongError",
+    "ProviderError",
+    "RejectedError",
+    "RunBusyError",
+    "RunExistsError",
+    "ServerError",
+    "SparklioError",
+    "StorageError",
+    "TruncatedAnswerError",
+    "UnknownNameError",
+    "UnreachableError",
+    "UsageError",
+    "WorkflowError",
+    "describe",
+    "nearest",
+]
+
+
+class SparklioError(Exception):
+    """Base of all errors that carry a code and a hint. ``str(error)`` is the message alone."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "", details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = dict(details or {})
+        self.request_id: str | None = None
+        self.run_id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The error object that every face shows: ``{"error": {code, message, hint, request_id, ...}}``."""
+        body: dict[str, Any] = {
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "request_id": self.request_id,
+        }
+        if self.run_id:
+            body["run_id"] = self.run_id
+        if self.details:
+            body["details"] = self.details
+        return {"error": body}
+
+
+class UsageError(SparklioError):
+    code = "usage"
+
+
+class InputError(UsageError):
+    code = "bad_input"
+
+
+class ConfigError(UsageError):
+    code = "bad_config"
+
+
+class UnknownNameError(UsageError):
+    """A name that does not exist; the message holds the choices, the hint the nearest one.
+
+    Args:
+        kind: what the name stands for, e.g. ``"node"``.
+        name: what was asked for.
+        known: the names that exist.
+    """
+
+    code = "unknown_name"
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+        self.known = sorted(known)
+        choices = ", ".join(self.known) or "none"
+        close = nearest(name, self.known)
+        super().__init__(
+            f"unknown {kind} {name!r}; known: {choices}",
+            hint=hint or (f"did you mean {close!r}?" if close else f"choose one of: {choices}"),
+            details={"kind": kind, "name": name, "known": self.known},
+        )
+
+
+class RunExistsError(UsageError):
+    code = "run_exists"
+
+
+class RunBusyError(SparklioError):
+    code = "run_busy"
+
+
+class StorageError(SparklioError):
+    code = "storage"
+
+
+class DeadlineError(SparklioError):
+    code = "deadline"
+
+
+class ProviderError(SparklioError):
+    """Something between the gateway and a model went wrong.
+
+    Args:
+        provider: name of the provider as it stands in provider_config.yaml.
+        status: HTTP status of the answer, where there was one.
+        retry_after: seconds that the server asked to wait.
+    """
+
+    code = "provider_failed"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        hint: str = "",
+        status: int | None = None,
+        retry_after: float | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, details=details)
+        self.provider = provider
+        self.status = status
+        self.retry_after = retry_after
+
+
+class UnreachableError(ProviderError):
+    code = "provider_unreachable"
+    retryable = True
+
+
+class OverloadedError(ProviderError):
+    code = "provider_overloaded"
+    retryable = True
+
+
+class ServerError(ProviderError):
+    code = "provider_server_error"
+    retryable = True
+
+
+class EmptyAnswerError(ProviderError):
+    code = "empty_answer"
+    retryable = True
+
+
+class AttemptTimeoutError(ProviderError):
+    code = "attempt_timeout"
+
+
+class RejectedError(ProviderError):
+    code = "provider_rejected"
+
+
+class ModelNotFoundError(ProviderError):
+    code = "model_not_found"
+
+
+class PromptTooLongError(ProviderError):
+    code = "prompt_too_long"
+
+
+class TruncatedAnswerError(ProviderError):
+    code = "truncated_answer"
+
+
+class MalformedAnswerError(ProviderError):
+    code = "malformed_answer"
+
+
+class WorkflowError(ProviderError):
+    code = "bad_workflow"
+
+
+class JobError(ProviderError):
+    code = "image_job_failed"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like ``name``, or None."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+def describe(exc: BaseException) -> dict[str, Any]:
+    """The inside of the error object for any exception; one that is not ours is a defect and says so."""
+    if isinstance(exc, SparklioError):
+        body: dict[str, Any] = exc.to_dict()["error"]
+        return body
+    return {
+        "code": "internal",
+        "message": f"{type(exc).__name__}: {exc}",
+        "hint": "this is a defect of Sparklio; run again with --debug and report the trace",
+        "request_id": None,
+    }

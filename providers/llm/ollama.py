@@ -1,0 +1,595 @@
+"""Chat models on a machine of one's own: Ollama, through langchain-ollama's ``ChatOllama``.
+
+Wire format: ``POST /api/chat``, answered in lines of JSON of which the last has ``done: true`` and the counts; an error
+after the first line is a line ``{"error": ...}`` under status 200. Durations are nanoseconds on the wire, milliseconds
+here. ``langchain_ollama`` takes most of a second to import, so the first answer imports it, and mock mode never does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import httpx
+
+from providers.base import (
+    LLMChunk,
+    LLMOutput,
+    LLMProvider,
+    LLMProviderResponse,
+    Options,
+    ProviderConfig,
+    Setting,
+    Usage,
+)
+from providers.errors import (
+    AttemptTimeoutError,
+    ConfigError,
+    EmptyAnswerError,
+    ModelNotFoundError,
+    OverloadedError,
+    PromptTooLongError,
+    ProviderError,
+    RejectedError,
+    ServerError,
+    TruncatedAnswerError,
+    UnreachableError,
+)
+from providers.http import PerLoop, client_options
+
+if TYPE_CHECKING:
+    from langchain_core.messages import AIMessageChunk, BaseMessage
+    from langchain_ollama import ChatOllama
+
+__all__ = ["OllamaProvider", "estimate_tokens"]
+
+T = TypeVar("T")
+
+DEFAULT_NUM_CTX = 8192
+DEFAULT_NUM_PREDICT = 2048
+DEFAULT_KEEP_ALIVE = "10m"
+
+_TOKENS_PER_ASCII_CHAR = 0.3
+_TOKENS_PER_OTHER_CHAR = 0.9
+_TURN_TOKENS = 16  # a chat template's marks around one turn, rounded up
+_NEARLY_FULL = 0.75
+_PROBE_TIMEOUT_S = 5.0
+_MAX_ERROR_CHARS = 300
+_DURATIONS = ("load_duration", "prompt_eval_duration", "eval_duration", "total_duration")
+
+
+def estimate_tokens(text: str) -> int:
+    """Tokens that a prompt takes, on the safe side: 0.3 for an ASCII character, 0.9 for any other.
+
+    korchasa/tldr (``llm/tokens-size``, 2025-10) counted the same text with eleven tokenizers. English: 0.22 to 0.29
+    tokens a character. Korean, blanks included: Qwen 0.65, Llama 3 0.63, Mistral 0.56, and 0.48 to 0.99 over all. A
+    Korean text is about a quarter ASCII, so these weights give it 0.75: a sixth above Qwen, under twice the thriftiest.
+    """
+    ascii_chars = len(text.encode("ascii", "ignore"))
+    return math.ceil(_TOKENS_PER_ASCII_CHAR * ascii_chars + _TOKENS_PER_OTHER_CHAR * (len(text) - ascii_chars))
+
+
+class OllamaProvider(LLMProvider):
+    """Ollama's models. ``models.<provider>.<model>`` of provider_config.yaml holds the options of each.
+
+    ``keep_alive`` and ``think`` go where Ollama wants them, the rest (``num_ctx``, ``num_predict``, ``top_p``, ...)
+    into the request's ``options``. ``num_ctx`` is the same in every request to a model, because another value makes
+    Ollama load the model again.
+    """
+
+    vendor = "ollama"
+    supports_json = True
+    supports_streaming = True
+    settings = (
+        Setting("OLLAMA_BASE_URL", "Address of the Ollama server.", default="http://localhost:11434", kind="url"),
+        Setting("OLLAMA_DEFAULT_MODEL", "Model where no rule of provider_config.yaml names one.", kind="model"),
+        Setting("OLLAMA_TIMEOUT", "Seconds that one attempt at an answer may take.", default="120", kind="seconds"),
+    )
+
+    def __init__(self, config: ProviderConfig) -> None:
+        super().__init__(config)
+        self._connections = PerLoop(self._connect, _Connection.aclose)
+
+    async def generate(self, prompt: str, role: str, task: str, mode: str, options: Options) -> LLMProviderResponse:
+        async with aclosing(self.stream(prompt, role, task, mode, options)) as chunks:
+            async for chunk in chunks:
+                if chunk.response is not None:
+                    return chunk.response
+        raise AssertionError("stream() ends in a response or in an error")
+
+    async def stream(
+        self,
+        prompt: str,
+        role: str,  # the interface's own
+        task: str,
+        mode: str,
+        options: Options,
+    ) -> AsyncGenerator[LLMChunk, None]:
+        """As the base class says. The connection is back in the pool before the last chunk comes."""
+        request = self._request(prompt, mode, options)
+        answer = _Answer()
+        async with aclosing(self._pieces(request)) as pieces:
+            async for piece in pieces:
+                text = answer.add(piece)
+                if text:
+                    yield LLMChunk(text=text)
+        yield LLMChunk(response=self._response(request, answer))
+
+    async def health_check(self) -> bool:
+        try:
+            await self._get("/api/version", "version")
+        except ProviderError:
+            return False
+        return True
+
+    async def list_models(self) -> list[dict[str, Any]]:
+        """The installed models, as ``/api/tags`` tells them: ``name`` with its tag, ``size`` in bytes, ``details``.
+
+        Raises:
+            ProviderError: Ollama does not answer.
+        """
+        return list(await self._get("/api/tags", "models") or ())
+
+    async def loaded_models(self) -> list[dict[str, Any]]:
+        """The models in memory, as ``/api/ps`` tells them; part of one runs on the CPU where ``size_vram < size``.
+
+        Raises:
+            ProviderError: Ollama does not answer.
+        """
+        return list(await self._get("/api/ps", "models") or ())
+
+    async def aclose(self) -> None:
+        await self._connections.aclose()
+
+    # -- the request ---------------------------------------------------------------------------------------------------
+
+    def _request(self, prompt: str, mode: str, options: Options) -> _Request:
+        """Raises RejectedError for an empty prompt, PromptTooLongError for one that does not fit."""
+        if not prompt.strip():
+            raise RejectedError(
+                "the prompt is empty, and Ollama answers an empty turn with nothing",
+                provider=self.config.name,
+                hint="give the request a payload",
+            )
+        system = options.get("system") or ""
+        tools = options.get("tools") if mode == "tools" else None
+        request = _Request(
+            mode=mode,
+            model=options["model"],
+            system=_encodable(system),
+            prompt=_encodable(prompt),
+            arguments=self._arguments(mode, tools, options),
+            seconds=self._seconds(options),
+            estimate=_estimate(system, prompt, tools),
+        )
+        if request.estimate + request.num_predict > request.num_ctx:
+            raise self._too_long(
+                f"the prompt takes about {request.estimate} tokens and the answer up to {request.num_predict}, "
+                f"but the context of {request.model} holds {request.num_ctx}",
+                request,
+            )
+        return request
+
+    def _arguments(self, mode: str, tools: object, options: Options) -> dict[str, Any]:
+        """Keyword arguments of one call of ChatOllama."""
+        own = dict(self.config.models.get(options["model"]) or {})
+        arguments = {"model": options["model"], "keep_alive": own.pop("keep_alive", DEFAULT_KEEP_ALIVE)}
+        if (think := own.pop("think", None)) is not None:
+            arguments["reasoning"] = think
+        if mode == "json":
+            arguments["format"] = options.get("json_schema") or "json"
+        if tools:
+            arguments["tools"] = tools
+        own["num_ctx"] = self._positive(options["model"], own, "num_ctx", DEFAULT_NUM_CTX)
+        own["num_predict"] = self._positive(options["model"], own, "num_predict", DEFAULT_NUM_PREDICT)
+        asked = {
+            "num_predict": options.get("max_tokens"),
+            "temperature": options.get("temperature"),
+            "seed": options.get("seed"),
+        }
+        arguments["options"] = own | {key: value for key, value in asked.items() if value is not None}
+        return arguments
+
+    def _positive(self, model: str, own: Mapping[str, Any], key: str, default: int) -> int:
+        value = own.get(key, default)
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(
+                f"models.{self.config.name}.{model}.{key} must be a whole number above 0, got {value!r}",
+                hint="mend it in provider_config.yaml; an answer without a bound can run on for ever",
+            )
+        return value
+
+    def _seconds(self, options: Options) -> float:
+        """What one attempt may take. ``timeout_s`` may come from a stranger: it can only shorten it."""
+        own = self.config.seconds("OLLAMA_TIMEOUT")
+        asked = options.get("timeout_s")
+        return min(own, asked) if isinstance(asked, int | float) and asked > 0 else own
+
+    # -- the exchange --------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> _Connection:
+        return _Connection(self._url, read_timeout_s=self.config.seconds("OLLAMA_TIMEOUT"))
+
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncGenerator[_Connection, None]:
+        """The loop's connection, and a new one after cancellations.
+
+        httpcore loses a connection from its books if a cancellation comes just after connecting or just before the end
+        of an answer (encode/httpcore#1093). So once nobody uses a pool that saw one, the pool is closed.
+        """
+        connection = self._connections.get()
+        connection.users += 1
+        try:
+            yield connection
+        except (asyncio.CancelledError, AttemptTimeoutError):
+            connection.suspect = True
+            raise
+        finally:
+            connection.users -= 1
+            if connection.suspect and not connection.users and connection is self._connections.get():
+                await self._connections.aclose()
+
+    async def _pieces(self, request: _Request) -> AsyncGenerator[AIMessageChunk, None]:
+        async with self._borrowed() as connection:
+            pieces = connection.chat.astream(request.messages(), **request.arguments)
+            exchange = _Exchange(request.model, request.seconds)
+            try:
+                while (piece := await self._step(exchange, lambda: anext(pieces, None))) is not None:
+                    yield piece
+            finally:
+                # ChatOllama's generators do not close each other: without this the response of an answer that nobody
+                # reads to its end would stay open until the garbage collector comes by.
+                await exchange.aclose()
+                await cast("AsyncGenerator[AIMessageChunk, None]", pieces).aclose()
+
+    async def _get(self, path: str, key: str) -> Any:
+        """``key`` of a probe's JSON answer; none of the probes loads a model."""
+        async with self._borrowed() as connection:
+
+            async def probe() -> Any:
+                return (await connection.probe.get(path)).json()[key]
+
+            return await self._step(_Exchange(None, _PROBE_TIMEOUT_S), probe)
+
+    async def _step(self, exchange: _Exchange, step: Callable[[], Awaitable[T]]) -> T:
+        """One step of an exchange, its errors translated.
+
+        Each step has the time limit to itself: around a ``yield`` it would strike the caller, in the caller's own code.
+        """
+        token = _current.set(exchange)
+        try:
+            async with asyncio.timeout_at(exchange.deadline):
+                return await step()
+        except _foreign_errors() as exc:
+            raise self._translated(exc, exchange) from exc
+        finally:
+            _current.reset(token)
+
+    # -- the answer ----------------------------------------------------------------------------------------------------
+
+    def _response(self, request: _Request, answer: _Answer) -> LLMProviderResponse:
+        """Raises ServerError, PromptTooLongError, TruncatedAnswerError or EmptyAnswerError for what is no answer."""
+        end = answer.end
+        if end is None:
+            raise self._error(ServerError, "Ollama's answer broke off before its last line", hint="try again")
+        self._check_context(request, end.get("prompt_eval_count"))
+        reason = end.get("done_reason")
+        if reason == "length":
+            raise self._error(
+                TruncatedAnswerError,
+                f"{request.model} stopped at its limit of {request.num_predict} tokens",
+                hint=f"ask for more max_tokens, or raise {self._key(request.model, 'num_predict')}",
+            )
+        if reason in ("load", "unload") or not (answer.text.strip() or answer.calls):
+            raise self._empty(request.model, reason)
+        return LLMProviderResponse(
+            provider=self.config.name,
+            model=request.model,
+            usage=_usage(end),
+            output=answer.output(request.mode),
+            meta=_meta(end) | {"num_ctx": request.num_ctx, "prompt_tokens_estimate": request.estimate},
+        )
+
+    def _check_context(self, request: _Request, evaluated: int | None) -> None:
+        """Ollama drops the front of a prompt that does not fit and answers the rest, with a 200 (ollama#17427).
+
+        The count is absent where the prompt was cached, so absence says nothing.
+        """
+        if evaluated is None or request.estimate + request.num_predict < _NEARLY_FULL * request.num_ctx:
+            return
+        if evaluated < request.estimate / 2:
+            raise self._too_long(
+                f"Ollama read {evaluated} tokens of a prompt of about {request.estimate}, so its front was lost; "
+                f"the context of {request.model} holds {request.num_ctx}",
+                request,
+            )
+
+    # -- errors --------------------------------------------------------------------------------------------------------
+
+    def _translated(self, exc: Exception, exchange: _Exchange) -> ProviderError:
+        """Ours for a foreign error, by its type; ``exchange`` tells how far the call had come."""
+        if isinstance(exc, httpx.HTTPStatusError):
+            return self._refused(exc.response, exchange.model)
+        if isinstance(exc, TimeoutError | httpx.TimeoutException) and not isinstance(exc, httpx.ConnectTimeout):
+            return self._timed_out(exchange)
+        if isinstance(exc, OSError | httpx.TransportError):
+            return self._error(
+                UnreachableError,
+                f"no connection to Ollama: {_said(exc)}"
+                if exchange.response is None
+                else f"the connection to Ollama broke in the middle of an answer: {_said(exc)}",
+                hint=f"is Ollama running? start it with `ollama serve`; OLLAMA_BASE_URL is {self._url_shown}",
+            )
+        if exchange.response is None:
+            return self._error(
+                RejectedError,
+                f"the request cannot be put into Ollama's form: {_said(exc)}",
+                hint="check options.tools and the schema",
+            )
+        if type(exc) is ValueError:
+            # astream()'s word for a stream without a piece: a line `done_reason: load`, which ChatOllama skips.
+            return self._empty(exchange.model, "load")
+        return self._error(ServerError, f"Ollama failed in the middle of an answer: {_said(exc)}", hint="try again")
+
+    def _refused(self, response: httpx.Response, model: str | None) -> ProviderError:
+        status, text = response.status_code, _error_text(response)
+        if status == 404 and model is not None:
+            return self._error(
+                ModelNotFoundError,
+                f"Ollama has no model {model!r}: {text}",
+                hint=f"ollama pull {model}   (on the machine of {self._url_shown})",
+                status=status,
+            )
+        if status in (429, 503):
+            return self._error(
+                OverloadedError,
+                f"Ollama is overloaded: {text}",
+                hint="try again later, or raise OLLAMA_NUM_PARALLEL or OLLAMA_MAX_QUEUE of the server",
+                status=status,
+                retry_after=_retry_after(response.headers),
+            )
+        if status >= 500:
+            return self._error(
+                ServerError, f"Ollama failed: {text}", hint="the server's log tells more; try again", status=status
+            )
+        return self._error(
+            RejectedError,
+            f"Ollama refused the request with status {status}: {text}",
+            hint=f"is {self._url_shown} (OLLAMA_BASE_URL) the address of Ollama itself, and can the model do this?",
+            status=status,
+        )
+
+    def _timed_out(self, exchange: _Exchange) -> ProviderError:
+        doing = "answering" if exchange.response is not None else "loading the model or waiting in the queue"
+        return self._error(
+            AttemptTimeoutError,
+            f"Ollama was still {doing} when the time of this attempt was up",
+            hint=f"raise OLLAMA_TIMEOUT (now {self.config.text('OLLAMA_TIMEOUT')} s), or use a smaller model",
+        )
+
+    def _empty(self, model: str | None, reason: str | None) -> ProviderError:
+        return self._error(
+            EmptyAnswerError,
+            f"{model} answered with nothing (done_reason {reason!r})",
+            hint=f"try again; if it stays so, set `think: false` in {self._key(model, '')}",
+        )
+
+    def _too_long(self, message: str, request: _Request) -> ProviderError:
+        return self._error(
+            PromptTooLongError,
+            message,
+            hint=f"raise {self._key(request.model, 'num_ctx')}, or shorten the material",
+            details={
+                "prompt_tokens_estimate": request.estimate,
+                "num_predict": request.num_predict,
+                "num_ctx": request.num_ctx,
+            },
+        )
+
+    def _error(self, leaf: type[ProviderError], message: str, *, hint: str, **facts: Any) -> ProviderError:
+        return leaf(message, provider=self.config.name, hint=hint, **facts)
+
+    def _key(self, model: str | None, option: str) -> str:
+        key = ".".join(part for part in ("models", self.config.name, model, option) if part)
+        return f"`{key}` in provider_config.yaml"
+
+    @property
+    def _url(self) -> httpx.URL:
+        return httpx.URL(self.config.text("OLLAMA_BASE_URL"))
+
+    @property
+    def _url_shown(self) -> str:
+        return str(_without_credentials(self._url))
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One call: what is said, what ChatOllama is told, and what the checks need (tokens, seconds)."""
+
+    mode: str
+    model: str
+    system: str
+    prompt: str
+    arguments: dict[str, Any]
+    seconds: float
+    estimate: int
+
+    @property
+    def num_ctx(self) -> int:
+        return cast("int", self.arguments["options"]["num_ctx"])
+
+    @property
+    def num_predict(self) -> int:
+        return cast("int", self.arguments["options"]["num_predict"])
+
+    def messages(self) -> list[BaseMessage]:
+        from langchain_core.messages import HumanMessage, SystemMessage  # slow to import
+
+        human = HumanMessage(self.prompt)
+        return [SystemMessage(self.system), human] if self.system.strip() else [human]
+
+
+@dataclass
+class _Answer:
+    """An answer as its pieces come in. ``end`` holds the counts and durations of the last line."""
+
+    texts: list[str] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    end: dict[str, Any] | None = None
+
+    def add(self, piece: AIMessageChunk) -> str:
+        """Take a piece in and return its text."""
+        text = cast("str", piece.content)
+        if text:
+            self.texts.append(text)
+        for call in piece.tool_calls:
+            self.calls.append({"name": call["name"], "arguments": call["args"]})
+        if piece.response_metadata.get("done"):
+            self.end = piece.response_metadata
+        return text
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+    def output(self, mode: str) -> LLMOutput:
+        """A model that was given tools and called none has answered in words: they are the content then."""
+        if mode == "tools":
+            content = json.dumps(self.calls, ensure_ascii=False) if self.calls else self.text
+            return LLMOutput(type="tools", content=content, parsed=self.calls)
+        return LLMOutput(type="json" if mode == "json" else "text", content=self.text)
+
+
+class _Exchange:
+    """One HTTP call on its way. ``model`` is None for a probe, ``response`` until the headers are there."""
+
+    def __init__(self, model: str | None, seconds: float) -> None:
+        self.model = model
+        self.deadline = asyncio.get_running_loop().time() + seconds
+        self.response: httpx.Response | None = None
+
+    async def aclose(self) -> None:
+        if self.response is not None:
+            await self.response.aclose()
+
+
+_current: ContextVar[_Exchange] = ContextVar("ollama_exchange")
+
+# The last three are what ollama raises over lines that are JSON but not Ollama's.
+_FOREIGN = (httpx.HTTPError, OSError, ValueError, TypeError, AttributeError, LookupError)
+
+
+def _foreign_errors() -> tuple[type[Exception], ...]:
+    """What may come out of a call. ollama is not imported for this: unless it is, it has raised nothing."""
+    ollama = sys.modules.get("ollama")
+    return (*_FOREIGN, ollama.ResponseError) if ollama else _FOREIGN
+
+
+class _Connection:
+    """One event loop's connections: a pool, the client for probes, and ChatOllama on the same pool.
+
+    ChatOllama has no way to close its clients, so the pool beneath them is ours. Its synchronous client is never used
+    and gets a transport that holds nothing.
+
+    Attributes:
+        users: exchanges that are on their way.
+        suspect: a cancellation may have left a connection in the pool that is never used again.
+    """
+
+    def __init__(self, url: httpx.URL, *, read_timeout_s: float) -> None:
+        self.users = 0
+        self.suspect = False
+        self._url = str(_without_credentials(url))
+        self._options = client_options(self._url, read_timeout_s=read_timeout_s)
+        if url.userinfo:
+            self._options["auth"] = httpx.BasicAuth(url.username, url.password)
+        shared = {key: self._options[key] for key in ("verify", "limits", "trust_env")}
+        self._asynchronous: dict[str, Any] = {
+            "transport": httpx.AsyncHTTPTransport(**shared),
+            "event_hooks": {"response": [_look_at_status]},
+        }
+        self.probe = httpx.AsyncClient(base_url=self._url, **self._options, **self._asynchronous)
+
+    @cached_property
+    def chat(self) -> ChatOllama:
+        from langchain_ollama import ChatOllama  # slow to import
+
+        return ChatOllama(
+            model="",  # each call names its own
+            base_url=self._url,
+            client_kwargs=self._options,
+            async_client_kwargs=self._asynchronous,
+            sync_client_kwargs={"transport": httpx.BaseTransport()},
+        )
+
+    async def aclose(self) -> None:
+        await self.probe.aclose()
+
+
+async def _look_at_status(response: httpx.Response) -> None:
+    """Hook: raises httpx.HTTPStatusError here, where the headers still are; ollama's own error drops them."""
+    exchange = _current.get(None)
+    if exchange is not None:
+        exchange.response = response
+    if not response.is_success:
+        await response.aread()
+        response.raise_for_status()
+
+
+def _without_credentials(url: httpx.URL) -> httpx.URL:
+    return url.copy_with(userinfo=b"")
+
+
+def _encodable(text: str) -> str:
+    """JSON may smuggle in half a surrogate pair, which no UTF-8 request can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _estimate(system: str, prompt: str, tools: object) -> int:
+    texts = [system, prompt, json.dumps(tools, ensure_ascii=False) if tools else ""]
+    return sum(estimate_tokens(text) + _TURN_TOKENS for text in texts if text)
+
+
+def _usage(end: Mapping[str, Any]) -> Usage:
+    prompt, completion = end.get("prompt_eval_count") or 0, end.get("eval_count") or 0
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+def _meta(end: Mapping[str, Any]) -> dict[str, Any]:
+    durations = {f"{key}_ms": round(end[key] / 1e6) for key in _DURATIONS if end.get(key) is not None}
+    return {"done_reason": end.get("done_reason"), **durations}
+
+
+def _said(exc: Exception) -> str:
+    return (str(exc) or type(exc).__name__)[:_MAX_ERROR_CHARS]
+
+
+def _error_text(response: httpx.Response) -> str:
+    """Ollama's ``{"error": text}``, or the start of what something else answered."""
+    try:
+        text = str(response.json()["error"])
+    except (ValueError, TypeError, LookupError):
+        text = response.text.strip()
+    return text[:_MAX_ERROR_CHARS] or response.reason_phrase
+
+
+def _retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds that ``Retry-After`` asks to wait, given there as seconds or as a date."""
+    value = headers.get("retry-after", "")
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None

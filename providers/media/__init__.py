@@ -1,0 +1,3 @@
+"""Makers of images: one module a vendor."""
+
+HELPERS = frozenset({"sizes"})

@@ -1,0 +1,310 @@
+"""Images from ComfyUI: a workflow chosen by name, filled with the prompt, submitted once and awaited.
+
+What keeps a job from being made twice: its prompt id follows from the idempotency key, and the id is looked up before
+anything is sent, and again when a sending went unanswered. Cancelling leaves a job alone; asking again with the same
+key picks it up where it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import random
+import uuid
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from PIL import Image, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from providers.base import (
+    GeneratedImage,
+    ImageChunk,
+    ImageProvider,
+    ImageProviderResponse,
+    Options,
+    ProviderConfig,
+    Setting,
+)
+from providers.errors import EmptyAnswerError, JobError, RejectedError, WorkflowError
+from providers.media.comfyui.client import ComfyUIClient
+from providers.media.comfyui.errors import LostJobError, MissingImageError, UnansweredError
+from providers.media.comfyui.shapes import Download, HistoryEntry
+from providers.media.comfyui.watch import Patience, Step
+from providers.media.comfyui.workflow import Graph, Workflow, WorkflowFolder, packaged_workflows
+from providers.media.sizes import closest_bucket, parse_aspect_ratio
+
+__all__ = ["ComfyUIProvider"]
+
+logger = logging.getLogger(__name__)
+
+_NAMESPACE = uuid.UUID("2f6f1b0e-7d0b-5a53-9a35-3c1d7a1f5f0c")
+_MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+_MIN_SIDE, _MAX_SIDE = 64, 4096
+
+
+class _Wish(BaseModel):
+    """The options that this provider knows; others are not its business. Sizes in pixels."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    workflow: str | None = None
+    negative_prompt: str | None = Field(default=None, max_length=8000)
+    seed: int | None = Field(default=None, ge=0, lt=2**64)
+    width: int | None = Field(default=None, ge=16, le=16384)
+    height: int | None = Field(default=None, ge=16, le=16384)
+    aspect_ratio: str | None = None
+    steps: int | None = Field(default=None, ge=1, le=200)
+    checkpoint: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Where a key's job stands: ``number`` is the try (each has its own prompt id) that is under way or to come."""
+
+    number: int = 1
+    under_way: bool = False
+    entry: HistoryEntry | None = None
+    images: Sequence[Download] = ()
+
+
+class ComfyUIProvider(ImageProvider):
+    """Images from a ComfyUI server. ``patience`` says how long it waits for what, apart from COMFYUI_TIMEOUT."""
+
+    vendor = "comfyui"
+    settings = (
+        Setting("COMFYUI_BASE_URL", "address of ComfyUI", "http://localhost:8188", kind="url"),
+        Setting(
+            "COMFYUI_WORKFLOW_DIR",
+            "folder of workflows in API format; the packaged ones come after it",
+            "./workflows",
+            kind="path",
+        ),
+        Setting("COMFYUI_TIMEOUT", "seconds that an image may run, not counting the queue", "300", kind="seconds"),
+    )
+    patience: ClassVar[Patience] = Patience()
+
+    def __init__(self, config: ProviderConfig) -> None:
+        super().__init__(config)
+        self._client = ComfyUIClient(config.text("COMFYUI_BASE_URL"), provider=config.name)
+        self._workflows = WorkflowFolder(_folders(config), provider=config.name)
+        self._patience = replace(self.patience, run_s=config.seconds("COMFYUI_TIMEOUT"))
+
+    async def generate(self, prompt: str, kind: str, options: Options) -> ImageProviderResponse:
+        """As the base says; ``kind`` is for the caller's routing, the workflow is what makes the difference here.
+
+        Raises:
+            UnknownNameError: there is no workflow of that name.
+            WorkflowError: no workflow was named, it is malformed, or it makes no image.
+            ModelNotFoundError: ComfyUI does not have the checkpoint.
+            JobError: the job failed, was interrupted, got lost twice or stalled (``details["reason"]``).
+            AttemptTimeoutError: it ran longer than COMFYUI_TIMEOUT.
+        """
+        response: ImageProviderResponse | None = None
+        async with aclosing(self.stream(prompt, kind, options)) as chunks:
+            async for chunk in chunks:
+                response = chunk.response
+        if response is None:
+            raise EmptyAnswerError("ComfyUI made no image", provider=self.config.name)
+        return response
+
+    async def stream(
+        self,
+        prompt: str,
+        kind: str,  # the interface's; the workflow stands for it here
+        options: Options,
+    ) -> AsyncGenerator[ImageChunk, None]:
+        """The sampler's steps as they happen, then one chunk with the response; raises as :meth:`generate`."""
+        wish = self._read(options)
+        workflow = self._workflow(wish)
+        values = {"prompt": prompt, **self._slot_values(wish)}
+        key = wish.idempotency_key
+        found = await self._look_up(key) if key else _Found()
+        entry, images = found.entry, found.images
+        if entry is None:
+            async with aclosing(self._run(workflow, values, key or uuid.uuid4().hex, found)) as items:
+                async for item in items:
+                    if isinstance(item, Step):
+                        yield ImageChunk(step=item.step, steps=item.steps)
+                    else:
+                        entry = item
+        if entry is not None:
+            images = images or await self._client.get_images(entry)
+            yield ImageChunk(response=self._response(workflow, entry, images, values["seed"]))
+
+    async def health_check(self) -> bool:
+        return await self._client.health()
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def _read(self, options: Options) -> _Wish:
+        try:
+            return _Wish.model_validate(dict(options))
+        except ValidationError as exc:
+            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors()[:3])
+            raise RejectedError(
+                f"the image options cannot be used: {problems}",
+                provider=self.config.name,
+                hint="mend them in the request or in media_routing of provider_config.yaml",
+            ) from exc
+
+    def _workflow(self, wish: _Wish) -> Workflow:
+        if wish.workflow is None:
+            raise WorkflowError(
+                "no workflow is named for the image",
+                provider=self.config.name,
+                hint="name one as `workflow:` in media_routing of provider_config.yaml, or as options.workflow; "
+                "there are: " + ", ".join(self._workflows.names()),
+            )
+        return self._workflows.load(wish.workflow)
+
+    def _slot_values(self, wish: _Wish) -> dict[str, Any]:
+        """Values by slot word; a slot without a value keeps what the workflow says."""
+        try:
+            width, height = _size(wish)
+        except ValueError as exc:
+            raise RejectedError(str(exc), provider=self.config.name, hint="write it like 16:9") from exc
+        values = {
+            "negative": wish.negative_prompt or None,
+            # 53 bits: ComfyUI's own page is JavaScript and would round a longer one.
+            "seed": random.getrandbits(53) if wish.seed is None else wish.seed,
+            "width": width,
+            "height": height,
+            "steps": wish.steps,
+            "checkpoint": wish.checkpoint,
+        }
+        return {slot: value for slot, value in values.items() if value is not None}
+
+    async def _look_up(self, key: str) -> _Found:
+        """Find the key's job: under way, or finished with its images still there; else the number of the next try.
+
+        A try that got lost leaves a gap in the numbers, so it takes two unknown ones in a row to be sure of the end.
+        """
+        queue = await self._client.get_queue()
+        number, unknown = 1, 0
+        while unknown < 2:
+            prompt_id = _prompt_id(key, number)
+            if prompt_id in queue:
+                return _Found(number, under_way=True)
+            entry = await self._client.history(prompt_id)
+            if entry is not None and entry.succeeded:
+                with suppress(MissingImageError):
+                    return _Found(number, entry=entry, images=await self._client.get_images(entry))
+            unknown = 0 if entry is not None else unknown + 1
+            number += 1
+        return _Found(number - 2)
+
+    async def _run(
+        self, workflow: Workflow, values: Mapping[str, Any], key: str, found: _Found
+    ) -> AsyncGenerator[Step | HistoryEntry, None]:
+        """Submit the job, unless it is under way, and await it; a lost one is submitted once more under a new id."""
+        for number in (found.number, found.number + 1):
+            prompt_id, client_id = _prompt_id(key, number), str(uuid.uuid4())
+            try:
+                async with self._client.events(client_id) as events:
+                    if number > found.number or not found.under_way:
+                        # A name of its own for every job: an identical prompt would otherwise be answered from
+                        # ComfyUI's cache with the name of an old file, which may be gone.
+                        name = f"sparklio/{workflow.name}_{prompt_id[:8]}"
+                        await self._submit(workflow.fill({**values, "filename_prefix": name}), prompt_id, client_id)
+                    async with aclosing(self._client.watch(prompt_id, events, self._patience)) as items:
+                        async for item in items:
+                            yield item
+            except LostJobError:
+                if number > found.number:
+                    raise
+                logger.warning("ComfyUI lost image job %s; submitting it once more", prompt_id)
+            else:
+                return
+
+    async def _submit(self, graph: Graph, prompt_id: str, client_id: str) -> None:
+        """Send the job, and once more if the first sending went unanswered and did not arrive."""
+        try:
+            await self._client.queue_prompt(graph, prompt_id=prompt_id, client_id=client_id)
+        except UnansweredError:
+            if not await self._arrived(prompt_id):
+                await self._client.queue_prompt(graph, prompt_id=prompt_id, client_id=client_id)
+
+    async def _arrived(self, prompt_id: str) -> bool:
+        if await self._client.knows(prompt_id):
+            return True
+        await asyncio.sleep(self._patience.poll_s)  # the server may still be checking the graph
+        return await self._client.knows(prompt_id)
+
+    def _response(
+        self, workflow: Workflow, entry: HistoryEntry, downloads: Sequence[Download], seed: int
+    ) -> ImageProviderResponse:
+        if not downloads:
+            raise WorkflowError(
+                f"workflow {workflow.name!r} made no image",
+                provider=self.config.name,
+                hint="end it in a SaveImage node",
+            )
+        # What ran, not what was asked for: a job that was picked up again has the seed of its first submission.
+        ran = workflow.read(entry.graph, "seed")
+        meta = {
+            "workflow": workflow.name,
+            "prompt_id": entry.prompt_id,
+            "checkpoint": workflow.read(entry.graph, "checkpoint"),
+        }
+        images = tuple(self._image(download, ran if isinstance(ran, int) else seed, meta) for download in downloads)
+        return ImageProviderResponse(provider=self.config.name, images=images, meta=meta)
+
+    def _image(self, download: Download, seed: int, meta: Mapping[str, Any]) -> GeneratedImage:
+        name = download.file.filename
+        try:
+            with Image.open(io.BytesIO(download.content), formats=list(_MEDIA_TYPES)) as image:
+                (width, height), media_type = image.size, _MEDIA_TYPES[str(image.format)]
+        except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as exc:
+            raise JobError(
+                f"ComfyUI's file {name!r} is not a PNG, JPEG or WebP image",
+                provider=self.config.name,
+                hint="end the workflow in a SaveImage node",
+                details={"reason": "not_an_image"},
+            ) from exc
+        return GeneratedImage(
+            content=download.content,
+            width=width,
+            height=height,
+            seed=seed,
+            media_type=media_type,
+            meta={**meta, "filename": name},
+        )
+
+
+def _folders(config: ProviderConfig) -> list[Path]:
+    """The user's folder, where there is one, before the packaged workflows."""
+    own = config.values.get("COMFYUI_WORKFLOW_DIR")
+    return [*([Path(own).expanduser()] if own else []), packaged_workflows()]
+
+
+def _prompt_id(key: str, number: int) -> str:
+    """The prompt id of a key's first, second, ... try; ids are not reused, because ComfyUI would run one twice."""
+    return str(uuid.uuid5(_NAMESPACE, key if number == 1 else f"{key}#{number}"))
+
+
+def _size(wish: _Wish) -> tuple[int | None, int | None]:
+    """Width and height in pixels; None is the workflow's own.
+
+    Raises:
+        ValueError: the aspect ratio is malformed.
+    """
+    if wish.aspect_ratio is None or (wish.width and wish.height):
+        return wish.width, wish.height
+    if not wish.width and not wish.height:
+        return closest_bucket(wish.aspect_ratio)
+    ratio = parse_aspect_ratio(wish.aspect_ratio)
+    if wish.width:
+        return wish.width, _side(wish.width / ratio)
+    return _side((wish.height or 0) * ratio), wish.height
+
+
+def _side(pixels: float) -> int:
+    """A side that latents can have (a multiple of 8) within reasonable bounds."""
+    return min(_MAX_SIDE, max(_MIN_SIDE, round(pixels / 8) * 8))

@@ -1,0 +1,47 @@
+"""The image sizes that SDXL was trained on.
+
+Source: Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", arXiv 2307.01952,
+appendix I. Other sizes work, but subjects get cropped or doubled the farther a size is from these.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+__all__ = ["SDXL_BUCKETS", "closest_bucket", "parse_aspect_ratio"]
+
+# (width, height) in pixels. The paper lists height first; its table really has 1344x704 without its mirror image.
+SDXL_BUCKETS: tuple[tuple[int, int], ...] = (
+    (2048, 512), (1984, 512), (1920, 512), (1856, 512), (1792, 576), (1728, 576), (1664, 576), (1600, 640),
+    (1536, 640), (1472, 704), (1408, 704), (1344, 704), (1344, 768), (1280, 768), (1216, 832), (1152, 832),
+    (1152, 896), (1088, 896), (1088, 960), (1024, 960), (1024, 1024), (960, 1024), (960, 1088), (896, 1088),
+    (896, 1152), (832, 1152), (832, 1216), (768, 1280), (768, 1344), (704, 1408), (704, 1472), (640, 1536),
+    (640, 1600), (576, 1664), (576, 1728), (576, 1792), (512, 1856), (512, 1920), (512, 1984), (512, 2048),
+)  # fmt: skip
+
+_RATIO = re.compile(r"([1-9]\d{0,2}):([1-9]\d{0,2})")
+
+
+def parse_aspect_ratio(aspect_ratio: str) -> float:
+    """Width divided by height of a ratio such as ``"16:9"``.
+
+    Raises:
+        ValueError: it is not two whole numbers from 1 to 999 with a colon between them.
+    """
+    match = _RATIO.fullmatch(aspect_ratio)
+    if match is None:
+        raise ValueError(f"{aspect_ratio!r} is not an aspect ratio like '16:9'")
+    return int(match[1]) / int(match[2])
+
+
+def closest_bucket(aspect_ratio: str) -> tuple[int, int]:
+    """The (width, height) in pixels of SDXL's training size nearest to ``aspect_ratio``, e.g. 1344x768 for ``"16:9"``.
+
+    Ratios are compared by their logarithms, so that landscape and portrait are treated alike.
+
+    Raises:
+        ValueError: as :func:`parse_aspect_ratio`.
+    """
+    wanted = math.log(parse_aspect_ratio(aspect_ratio))
+    return min(SDXL_BUCKETS, key=lambda size: abs(math.log(size[0] / size[1]) - wanted))

@@ -1,0 +1,1 @@
+"""Local servers that speak the real wire formats of Ollama and ComfyUI, faults included."""
