@@ -1,0 +1,100 @@
+"""Retries, fallbacks and the book of attempts, in one place: nothing above or below the gateways retries.
+
+Up to :data:`MAX_ATTEMPTS` per route for what is retryable, with jittered exponential waits and ``Retry-After``
+honoured; then the next route.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from providers.errors import ProviderError
+from routing.contracts import Attempt
+
+__all__ = ["MAX_ATTEMPTS", "AttemptLog", "first_route", "with_retries"]
+
+MAX_ATTEMPTS = 3
+_BACKOFF = wait_random_exponential(multiplier=0.25, max=4)
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class _Route(Protocol):
+    @property
+    def provider(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+
+
+R = TypeVar("R", bound=_Route)
+
+
+@dataclass
+class AttemptLog:
+    """Every call of one gateway request, in order."""
+
+    attempts: list[Attempt] = field(default_factory=list)
+
+    async def record(self, route: _Route, call: Callable[[int], Awaitable[T]]) -> T:
+        """Make one call and book it; ``call`` hears its ordinal, from 1, over all routes."""
+        started = time.perf_counter()
+        outcome = "cancelled"
+        try:
+            result = await call(len(self.attempts) + 1)
+        except ProviderError as exc:
+            outcome = exc.code
+            raise
+        else:
+            outcome = "ok"
+            return result
+        finally:
+            latency_ms = round((time.perf_counter() - started) * 1000)
+            self.attempts.append(
+                Attempt(provider=route.provider, model=route.model, outcome=outcome, latency_ms=latency_ms)
+            )
+
+
+async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Call ``attempt`` until it answers, fails for good or has had its :data:`MAX_ATTEMPTS`."""
+    async for trial in AsyncRetrying(
+        stop=stop_after_attempt(MAX_ATTEMPTS),
+        retry=retry_if_exception(_is_retryable),
+        wait=_wait,
+        before_sleep=_say,
+        reraise=True,
+    ):
+        with trial:
+            return await attempt()
+    raise AssertionError("tenacity ends in an answer or an error")
+
+
+async def first_route(routes: Sequence[R], ask: Callable[[R], Awaitable[T]]) -> T:
+    """The answer of the first route that gives one; the last route's error where none does."""
+    for route in routes[:-1]:
+        try:
+            return await ask(route)
+        except ProviderError as exc:
+            log.warning("%s %s failed (%s: %s); trying the next route", route.provider, route.model, exc.code, exc)
+    return await ask(routes[-1])
+
+
+def _is_retryable(error: BaseException) -> bool:
+    return isinstance(error, ProviderError) and error.retryable
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, ProviderError) else None
+    return _BACKOFF(state) if asked is None else asked
+
+
+def _say(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("attempt %d failed: %s; trying again", state.attempt_number, error)

@@ -1,0 +1,47 @@
+"""Builds the two gateways from the settings: the one place where mock and live part ways."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from routing.image_store import ImageStore
+from routing.live import LiveImages, LiveLLM
+from routing.llm_gateway import LLMGateway
+from routing.media_gateway import MediaGateway
+from routing.mock.backends import MockImages, MockLLM
+from routing.router import Router
+from routing.settings import Settings
+
+__all__ = ["Gateways", "build_gateways"]
+
+
+@dataclass(frozen=True)
+class Gateways:
+    llm: LLMGateway
+    media: MediaGateway
+
+    async def prepare(self) -> None:
+        """Make the imports and connections that the active providers need; whether they answer is not asked."""
+        await asyncio.gather(self.llm.prepare(), self.media.prepare())
+
+    async def aclose(self) -> None:
+        """Close the running event loop's connections of both."""
+        await self.llm.aclose()
+        await self.media.aclose()
+
+
+def build_gateways(settings: Settings) -> Gateways:
+    """Gateways for the settings' mode. Opens no connection and imports no vendor's SDK."""
+    router = Router(settings.config, settings.default_model)
+    mock = settings.mode == "mock"
+    store = ImageStore(settings.home / "images")
+    return Gateways(
+        llm=LLMGateway(
+            router,
+            MockLLM() if mock else LiveLLM(settings),
+            mode=settings.mode,
+            deadline_s=settings.gateway_timeout_s,
+        ),
+        media=MediaGateway(router, MockImages() if mock else LiveImages(settings), store, mode=settings.mode),
+    )

@@ -1,0 +1,81 @@
+"""Generated images on disk, each under the hash of its own bytes: written once, never torn, never overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from providers.errors import StorageError, UnknownNameError
+
+__all__ = ["ImageStore", "write_whole"]
+
+_ID = re.compile(r"^[0-9a-f]{32}$")
+_SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+MEDIA_TYPES = {suffix: media_type for media_type, suffix in _SUFFIXES.items()}
+
+
+class ImageStore:
+    """Images in ``folder``, named ``<id>.png``; the id is the first 32 hex digits of the SHA-256 of the bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, content: bytes, media_type: str = "image/png") -> str:
+        """Store the bytes and return their id.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        image_id = hashlib.sha256(content).hexdigest()[:32]
+        path = self.folder / f"{image_id}{_SUFFIXES.get(media_type, '.png')}"
+        if not path.exists():
+            write_whole(path, content)
+        return image_id
+
+    def path(self, image_id: str) -> Path:
+        """The file of an image.
+
+        Raises:
+            UnknownNameError: no such image, or not an id at all.
+        """
+        if _ID.match(image_id):
+            for suffix in _SUFFIXES.values():
+                if (path := self.folder / f"{image_id}{suffix}").is_file():
+                    return path
+        raise UnknownNameError("image", image_id, (), hint="image ids stand in result.json under image.image_id")
+
+    def media_type(self, image_id: str) -> str:
+        return MEDIA_TYPES[self.path(image_id).suffix]
+
+    def url(self, image_id: str) -> str:
+        """The file's URL on this machine."""
+        return self.path(image_id).as_uri()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all: temporary file, fsync, rename.
+
+    Raises:
+        StorageError: the folder cannot be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as exc:
+        raise StorageError(
+            f"cannot write {path}: {exc.strerror or exc}", hint="make the folder writable, or choose another one"
+        ) from exc

@@ -1,0 +1,185 @@
+"""The LLM gateway: mode, route, prompt, provider, answer. Agents depend on this and on nothing behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from providers.base import LLMChunk, LLMOutput, LLMProviderResponse, Usage
+from providers.errors import DeadlineError, EmptyAnswerError, MalformedAnswerError, ServerError, SparklioError
+from routing.attempts import AttemptLog, first_route, with_retries
+from routing.contracts import AnswerMeta, LLMAnswer, LLMRequest, Mode, OnProgress, Progress
+from routing.output import MalformedJSONError, parse_json, strip_thinking
+from routing.prompt_builder import Prompt, build_prompt, repair_prompt
+from routing.router import LLMRoute, Router
+from routing.tasks import Task, default_options, find_task
+
+__all__ = ["LLMBackend", "LLMGateway"]
+
+_ROUTING_OPTIONS = {"provider", "model", "stage", "language"}
+
+
+class LLMBackend(Protocol):
+    """What answers behind the gateway: the providers in live, the mock in mock."""
+
+    def stream(
+        self, route: LLMRoute, request: LLMRequest, prompt: Prompt, options: Mapping[str, Any]
+    ) -> AsyncGenerator[LLMChunk, None]: ...
+
+    async def prepare(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class LLMGateway:
+    """One per process and configuration; safe to share between tasks.
+
+    Args:
+        router: chooses the routes.
+        backend: answers.
+        mode: told in ``meta.generator_mode``.
+        deadline_s: bound on one request with all its attempts, in seconds.
+    """
+
+    def __init__(self, router: Router, backend: LLMBackend, *, mode: Mode, deadline_s: float) -> None:
+        self._router = router
+        self._backend = backend
+        self._mode = mode
+        self._deadline_s = deadline_s
+
+    async def generate(self, request: LLMRequest, on_progress: OnProgress | None = None) -> LLMAnswer:
+        """Answer ``request``; ``on_progress`` hears each piece of text as it arrives.
+
+        Raises:
+            ProviderError: every route failed; the error is the last route's.
+            DeadlineError: the time of this mode ran out.
+            UsageError: the request names a provider that is not active, or no route has a model.
+        """
+        started = time.perf_counter()
+        book = AttemptLog()
+        try:
+            response, parsed = await self._within_deadline(request, book, on_progress)
+        except SparklioError as exc:
+            exc.request_id = request.request_id
+            exc.details.setdefault("attempts", [attempt.model_dump() for attempt in book.attempts])
+            raise
+        return LLMAnswer(
+            provider=response.provider,
+            model=response.model,
+            usage=response.usage,
+            output=LLMOutput(type=response.output.type, content=response.output.content, parsed=parsed),
+            meta=AnswerMeta(
+                request_id=request.request_id,
+                role=request.role,
+                task=request.task,
+                mode=request.mode,
+                generator_mode=self._mode,
+                latency_ms=round((time.perf_counter() - started) * 1000),
+                attempts=book.attempts,
+                provider=response.meta,
+            ),
+            timestamp=response.timestamp,
+        )
+
+    async def prepare(self) -> None:
+        """Imports and connections that the first request would otherwise wait for."""
+        await self._backend.prepare()
+
+    async def aclose(self) -> None:
+        await self._backend.aclose()
+
+    async def _within_deadline(
+        self, request: LLMRequest, book: AttemptLog, on_progress: OnProgress | None
+    ) -> tuple[LLMProviderResponse, Any]:
+        call = _Call(self._backend, request, book, on_progress)
+        routes = self._router.llm_routes(request)
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await first_route(routes, call.ask)
+        except TimeoutError as exc:
+            raise DeadlineError(
+                f"no answer for {request.role}/{request.task} within {self._deadline_s:g} s",
+                hint=f"raise GATEWAY_TIMEOUT_{self._mode.upper()}, or route this task to a smaller model",
+            ) from exc
+
+
+class _Call:
+    """One request on its way through the routes."""
+
+    def __init__(
+        self, backend: LLMBackend, request: LLMRequest, book: AttemptLog, on_progress: OnProgress | None
+    ) -> None:
+        self._backend = backend
+        self._request = request
+        self._task: Task | None = find_task(request.role, request.task)
+        self._prompt = build_prompt(request, self._task)
+        self._book = book
+        self._on_progress = on_progress
+        self._usage = Usage()
+
+    async def ask(self, route: LLMRoute) -> tuple[LLMProviderResponse, Any]:
+        """The route's answer and its parsed value; one repair call where json is malformed."""
+        response = await self._attempts(route, self._prompt)
+        if response.output.type != "json":
+            return response, response.output.parsed
+        try:
+            return response, self._parse(response)
+        except MalformedJSONError as exc:
+            again = repair_prompt(self._prompt, response.output.content, str(exc))
+        response = await self._attempts(route, again)
+        try:
+            return response, self._parse(response)
+        except MalformedJSONError as exc:
+            raise MalformedAnswerError(
+                f"{route.model} gave no valid JSON for {self._request.task}, even after a repair: {exc}",
+                provider=route.provider,
+                hint="route this task to a larger model in provider_config.yaml",
+            ) from exc
+
+    def _parse(self, response: LLMProviderResponse) -> Any:
+        return parse_json(response.output.content, self._task, self._request.payload)
+
+    async def _attempts(self, route: LLMRoute, prompt: Prompt) -> LLMProviderResponse:
+        async def attempt() -> LLMProviderResponse:
+            return await self._book.record(route, lambda ordinal: self._attempt(route, prompt, ordinal))
+
+        return await with_retries(attempt)
+
+    async def _attempt(self, route: LLMRoute, prompt: Prompt, ordinal: int) -> LLMProviderResponse:
+        options = self._options(route, prompt, ordinal)
+        async with aclosing(self._backend.stream(route, self._request, prompt, options)) as chunks:
+            async for chunk in chunks:
+                if chunk.text and self._on_progress:
+                    self._on_progress(Progress(kind="token", text=chunk.text, attempt=ordinal))
+                if chunk.response is not None:
+                    return self._accept(chunk.response)
+        raise ServerError("the answer ended before it was complete", provider=route.provider, hint="try again")
+
+    def _accept(self, response: LLMProviderResponse) -> LLMProviderResponse:
+        """Usage counts every answer that was paid for, the malformed ones too."""
+        self._usage += response.usage
+        content = response.output.content
+        if response.output.type != "tools":
+            content = strip_thinking(content)
+        if not content:
+            raise EmptyAnswerError(
+                f"{response.model} answered with nothing",
+                provider=response.provider,
+                hint="try again; if it stays so, set `think: false` for the model in provider_config.yaml",
+            )
+        output = response.output.model_copy(update={"content": content})
+        return response.model_copy(update={"output": output, "usage": self._usage})
+
+    def _options(self, route: LLMRoute, prompt: Prompt, ordinal: int) -> dict[str, Any]:
+        """Defaults by role and task beneath the request's own; each attempt has a seed of its own."""
+        asked = self._request.options.model_dump(exclude_none=True, exclude=_ROUTING_OPTIONS)
+        options = default_options(self._request.role, self._request.task) | asked
+        options |= {"model": route.model, "system": prompt.system}
+        if prompt.schema is not None:
+            options["json_schema"] = prompt.schema
+        if "seed" in options:
+            options["seed"] += ordinal - 1
+        return options

@@ -1,0 +1,112 @@
+"""The media gateway: mode, route, provider, store, answer. Images leave it as ids and URLs, never as bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import Any, Protocol
+
+from providers.base import GeneratedImage, ImageChunk, ImageProviderResponse
+from providers.errors import ServerError, SparklioError
+from routing.attempts import AttemptLog, first_route, with_retries
+from routing.contracts import Image, ImageAnswer, ImageAnswerMeta, ImageRequest, Mode, OnProgress, Progress
+from routing.image_store import ImageStore
+from routing.router import ImageRoute, Router
+
+__all__ = ["ImageBackend", "MediaGateway"]
+
+
+class ImageBackend(Protocol):
+    """What makes the images behind the gateway: the providers in live, the mock in mock."""
+
+    def stream(
+        self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]
+    ) -> AsyncGenerator[ImageChunk, None]: ...
+
+    async def prepare(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class MediaGateway:
+    """One per process and configuration; safe to share between tasks.
+
+    An image has no deadline here: its provider has one, counted from when the image starts to be made (an hour in
+    somebody else's queue is no failure).
+    """
+
+    def __init__(self, router: Router, backend: ImageBackend, store: ImageStore, *, mode: Mode) -> None:
+        self._router = router
+        self._backend = backend
+        self._mode = mode
+        self.store = store
+
+    async def generate_image(self, request: ImageRequest, on_progress: OnProgress | None = None) -> ImageAnswer:
+        """Make the image(s) of ``request``; ``on_progress`` hears each step.
+
+        Raises:
+            ProviderError: every route failed; the error is the last route's.
+            UsageError: the request names a provider that is not active, or no such workflow exists.
+            StorageError: an image cannot be written.
+        """
+        started = time.perf_counter()
+        book = AttemptLog()
+
+        async def ask(route: ImageRoute) -> ImageProviderResponse:
+            async def attempt() -> ImageProviderResponse:
+                return await book.record(route, lambda ordinal: self._attempt(route, request, ordinal, on_progress))
+
+            return await with_retries(attempt)
+
+        try:
+            response = await first_route(self._router.image_routes(request), ask)
+            images = [await self._keep(image) for image in response.images]
+        except SparklioError as exc:
+            exc.request_id = request.request_id
+            exc.details.setdefault("attempts", [attempt.model_dump() for attempt in book.attempts])
+            raise
+        return ImageAnswer(
+            provider=response.provider,
+            images=images,
+            meta=ImageAnswerMeta(
+                request_id=request.request_id,
+                kind=request.kind,
+                generator_mode=self._mode,
+                latency_ms=round((time.perf_counter() - started) * 1000),
+                attempts=book.attempts,
+            ),
+        )
+
+    async def prepare(self) -> None:
+        """Imports and connections that the first request would otherwise wait for."""
+        await self._backend.prepare()
+
+    async def aclose(self) -> None:
+        await self._backend.aclose()
+
+    async def _attempt(
+        self, route: ImageRoute, request: ImageRequest, ordinal: int, on_progress: OnProgress | None
+    ) -> ImageProviderResponse:
+        asked = request.options.model_dump(exclude_none=True, exclude={"workflow"})
+        # One image a request, however often it is tried: a connection that breaks after the hand-over makes no second.
+        options = {"idempotency_key": request.request_id, **route.options, **asked, "workflow": route.workflow}
+        async with aclosing(self._backend.stream(route, request, options)) as chunks:
+            async for chunk in chunks:
+                if chunk.response is not None:
+                    return chunk.response
+                if on_progress:
+                    on_progress(Progress(kind="image", step=chunk.step, steps=chunk.steps, attempt=ordinal))
+        raise ServerError("the image ended before it was complete", provider=route.provider, hint="try again")
+
+    async def _keep(self, image: GeneratedImage) -> Image:
+        image_id = await asyncio.to_thread(self.store.save, image.content, image.media_type)
+        return Image(
+            id=image_id,
+            url=self.store.url(image_id),
+            width=image.width,
+            height=image.height,
+            seed=image.seed,
+            meta=image.meta,
+        )

@@ -1,0 +1,190 @@
+"""provider_config.yaml, read once by :func:`load_provider_config` into frozen models.
+
+Every error names the file, the key and the remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import yaml
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from providers.errors import ConfigError, UnknownNameError, nearest
+from providers.registry import Family, known_providers
+from routing.contracts import Stage
+from routing.tasks import ROLES
+
+__all__ = ["ImageRule", "LLMRule", "ProviderConfigFile", "load_provider_config"]
+
+
+def _as_list(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class _Activation(_Frozen):
+    active: Names = ()
+    available: Names = ()
+
+
+class _Providers(_Frozen):
+    llm: _Activation = _Activation()
+    media: _Activation = _Activation()
+
+
+class LLMRule(_Frozen):
+    """Matches when each of role, task and stage is empty or holds the request's. Low ``priority`` comes first."""
+
+    role: Names = ()
+    task: Names = ()
+    stage: Stage | None = Field(default=None, validation_alias=AliasChoices("stage", "mode"))
+    provider: str
+    model: str | None = None
+    priority: int = 100
+
+    def matches(self, role: str, task: str, stage: str) -> bool:
+        return (
+            (not self.role or role in self.role)
+            and (not self.task or task in self.task)
+            and self.stage in (None, stage)
+        )
+
+
+class ImageRule(_Frozen):
+    """Matches when ``kind`` is empty or holds the request's. ``options`` go to the provider beneath the request's."""
+
+    kind: Names = ()
+    provider: str
+    workflow: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    priority: int = 100
+
+    def matches(self, kind: str) -> bool:
+        return not self.kind or kind in self.kind
+
+
+class _LLMRouting(_Frozen):
+    rules: tuple[LLMRule, ...] = ()
+
+
+class _MediaRouting(_Frozen):
+    image: tuple[ImageRule, ...] = ()
+
+
+class ProviderConfigFile(_Frozen):
+    """The whole file. ``models`` is ``{provider: {model: {option: value}}}``, ``settings`` ``{VARIABLE: value}``."""
+
+    providers: _Providers
+    llm_routing: _LLMRouting = _LLMRouting()
+    media_routing: _MediaRouting = _MediaRouting()
+    models: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    settings: dict[str, str | int | float] = Field(default_factory=dict)
+
+
+def load_provider_config(path: Path) -> ProviderConfigFile:
+    """Read and check the file at ``path``.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or a key or value is wrong.
+    """
+    raw = _read_yaml(path)
+    try:
+        config = ProviderConfigFile.model_validate(raw)
+    except ValidationError as exc:
+        first = min(exc.errors(), key=lambda error: error["type"] != "extra_forbidden")
+        raise _explain(path, first) from exc
+    _check_names(path, config)
+    return config
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise ConfigError(
+            f"cannot read {path}: {exc.strerror or exc}", hint="set SPARKLIO_CONFIG to a file, or run `sparklio init`"
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} is not valid YAML: {_one_line(exc)}", hint="mend the line that it names") from exc
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must be a mapping with the key 'providers'", hint="see `sparklio init` for one")
+    return raw
+
+
+def _one_line(exc: yaml.YAMLError) -> str:
+    return " ".join(str(exc).split())
+
+
+def _explain(path: Path, error: ErrorDetails) -> ConfigError:
+    """One sentence for the first error: ``providers.llm.actve`` with the nearest key as the hint."""
+    parts = [part for part in error["loc"] if part != "mode"]
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
+    if error["type"] == "extra_forbidden":
+        close = nearest(str(parts[-1]), _known_keys(parts))
+        return ConfigError(
+            f"{path}: unknown key {key}", hint=f"did you mean {close!r}?" if close else "remove it or mend its spelling"
+        )
+    if error["type"] == "missing":
+        return ConfigError(f"{path}: {key} is missing", hint=f"add {key}")
+    return ConfigError(f"{path}: {key}: {error['msg']}, got {error['input']!r}", hint=f"mend {key}")
+
+
+def _known_keys(location: list[int | str]) -> list[str]:
+    """Field names of the model in which the unknown key stands."""
+    model: type[BaseModel] = ProviderConfigFile
+    for part in location[:-1]:
+        if isinstance(part, str) and part in model.model_fields:
+            annotation = model.model_fields[part].annotation
+            inner = next((a for a in (annotation, *get_args(annotation)) if _is_model(a)), None)
+            if inner is None:
+                return []
+            model = inner
+    return list(model.model_fields)
+
+
+def _is_model(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _check_names(path: Path, config: ProviderConfigFile) -> None:
+    """Unknown roles and providers are typing errors: say so here, not when a run falls through to a default."""
+    families: tuple[tuple[Family, _Activation], ...] = (
+        ("llm", config.providers.llm),
+        ("media", config.providers.media),
+    )
+    for family, activation in families:
+        for index, name in enumerate(activation.active):
+            _check(path, f"providers.{family}.active[{index}]", "provider", name, known_providers(family))
+    llm_names = _names("llm", config.providers.llm)
+    for index, rule in enumerate(config.llm_routing.rules):
+        _check(path, f"llm_routing.rules[{index}].provider", "provider", rule.provider, llm_names)
+        for role in rule.role:
+            _check(path, f"llm_routing.rules[{index}].role", "role", role, ROLES)
+    media_names = _names("media", config.providers.media)
+    for index, image_rule in enumerate(config.media_routing.image):
+        _check(path, f"media_routing.image[{index}].provider", "provider", image_rule.provider, media_names)
+    for name in config.models:
+        _check(path, f"models.{name}", "provider", name, llm_names | media_names)
+
+
+def _names(family: Family, activation: _Activation) -> frozenset[str]:
+    """Installed providers and those that the file promises to come."""
+    return known_providers(family) | frozenset(activation.available)
+
+
+def _check(path: Path, key: str, kind: str, name: str, known: frozenset[str] | tuple[str, ...]) -> None:
+    if name not in known:
+        unknown = UnknownNameError(kind, name, known)
+        raise ConfigError(f"{path}: {key}: {unknown.message}", hint=unknown.hint)

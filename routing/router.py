@@ -1,0 +1,114 @@
+"""From a request to the routes that may serve it: the first is the choice, the next ones the fallbacks.
+
+A pure function of provider_config.yaml and the default models; it calls nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from providers.errors import ConfigError, UnknownNameError
+from routing.contracts import ImageRequest, LLMRequest
+from routing.provider_config import LLMRule, ProviderConfigFile
+
+__all__ = ["ImageRoute", "LLMRoute", "Router"]
+
+
+@dataclass(frozen=True)
+class LLMRoute:
+    provider: str
+    model: str
+
+
+@dataclass(frozen=True)
+class ImageRoute:
+    provider: str
+    workflow: str | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """What stands for the model in ``meta.attempts``: an image route is known by its workflow."""
+        return self.workflow or ""
+
+
+class Router:
+    """Routes by role, task, kind, stage and priority.
+
+    Args:
+        config: the routing file.
+        default_model: the model of a chat provider where no rule names one; None where there is none.
+    """
+
+    def __init__(self, config: ProviderConfigFile, default_model: Callable[[str], str | None]) -> None:
+        self._llm_active = config.providers.llm.active
+        self._media_active = config.providers.media.active
+        self._default_model = default_model
+        by_priority = sorted(config.llm_routing.rules, key=lambda rule: rule.priority)
+        self._llm_rules = [rule for rule in by_priority if rule.provider in self._llm_active]
+        images = sorted(config.media_routing.image, key=lambda rule: rule.priority)
+        self._image_rules = [rule for rule in images if rule.provider in self._media_active]
+
+    def llm_routes(self, request: LLMRequest) -> tuple[LLMRoute, ...]:
+        """Routes for a chat request, never empty. ``options.provider`` and ``options.model`` win over the rules.
+
+        Raises:
+            UnknownNameError: the provider asked for is not active.
+            ConfigError: no chat provider is active, or none has a model for this.
+        """
+        options = request.options
+        rules = [rule for rule in self._llm_rules if rule.matches(request.role, request.task, options.stage)]
+        if options.provider:
+            _check_active("LLM provider", options.provider, self._llm_active)
+            rules = [rule for rule in rules if rule.provider == options.provider]
+        routes = [self._llm_route(rule) for rule in rules]
+        if not routes:
+            routes = [self._default_route(options.provider or _first(self._llm_active, "llm"), options.model)]
+        if options.model:
+            routes = [LLMRoute(routes[0].provider, options.model)]
+        return tuple(dict.fromkeys(routes))
+
+    def image_routes(self, request: ImageRequest) -> tuple[ImageRoute, ...]:
+        """Routes for an image, never empty. ``provider`` and ``options.workflow`` of the request win.
+
+        Raises:
+            UnknownNameError: the provider asked for is not active.
+            ConfigError: no image provider is active.
+        """
+        rules = [rule for rule in self._image_rules if rule.matches(request.kind)]
+        if request.provider != "auto":
+            _check_active("image provider", request.provider, self._media_active)
+            rules = [rule for rule in rules if rule.provider == request.provider]
+        workflow = request.options.workflow
+        routes = [ImageRoute(rule.provider, workflow or rule.workflow, rule.options) for rule in rules]
+        if not routes:
+            provider = _first(self._media_active, "media") if request.provider == "auto" else request.provider
+            routes = [ImageRoute(provider, workflow)]
+        return tuple(routes)
+
+    def _llm_route(self, rule: LLMRule) -> LLMRoute:
+        return LLMRoute(rule.provider, rule.model) if rule.model else self._default_route(rule.provider, None)
+
+    def _default_route(self, provider: str, model: str | None) -> LLMRoute:
+        chosen = model or self._default_model(provider)
+        if not chosen:
+            raise ConfigError(
+                f"no rule names a model of provider {provider!r} for this request, and it has no default model",
+                hint=f"set {provider.upper()}_DEFAULT_MODEL, or add `model:` to a rule in provider_config.yaml",
+            )
+        return LLMRoute(provider, chosen)
+
+
+def _check_active(kind: str, name: str, active: tuple[str, ...]) -> None:
+    if name not in active:
+        raise UnknownNameError(kind, name, active, hint=f"add {name!r} to `active` in provider_config.yaml")
+
+
+def _first(active: tuple[str, ...], family: str) -> str:
+    if not active:
+        raise ConfigError(
+            f"no {family} provider is active", hint=f"name one under providers.{family}.active in provider_config.yaml"
+        )
+    return active[0]

@@ -1,0 +1,251 @@
+"""Effective settings, each with its source and what it hides.
+
+Order: argument > OS environment > .env > provider_config.yaml > default. A value in the OS environment that hides a
+different one in .env is said aloud (:attr:`Settings.warnings`): that very thing once cost a team a day.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+from dotenv import dotenv_values
+
+from providers.base import ImageProvider, LLMProvider, ProviderConfig, Setting
+from providers.errors import ConfigError, nearest
+from providers.http import is_http_url
+from providers.registry import FAMILIES, Family, image_provider, known_providers, llm_provider
+from routing.contracts import Mode
+from routing.packaged_files import DEFAULT_CONFIG
+from routing.provider_config import ProviderConfigFile, load_provider_config
+
+__all__ = ["Settings", "Source", "Value", "load_settings", "mask"]
+
+Source = Literal["argument", "environment", ".env", "provider_config.yaml", "default"]
+
+CORE_SETTINGS = (
+    Setting(
+        "GENERATOR_MODE",
+        "mock: answers made here, no server; live: real models.",
+        "mock",
+        kind="choice",
+        choices=("mock", "live"),
+    ),
+    Setting("GATEWAY_TIMEOUT_MOCK", "Seconds for one LLM request with all its attempts, in mock.", "5", kind="seconds"),
+    Setting("GATEWAY_TIMEOUT_LIVE", "The same in live.", "180", kind="seconds"),
+    Setting("SPARKLIO_HOME", "Data folder: runs, images, checkpoints.", "./.sparklio", kind="path"),
+    Setting("SPARKLIO_CONFIG", "The routing file.", "./provider_config.yaml", kind="path"),
+)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One effective value; ``hides`` holds what weaker sources say differently, strongest first."""
+
+    setting: Setting
+    value: str | None
+    source: Source
+    hides: tuple[tuple[Source, str], ...] = ()
+
+    def shown(self) -> str | None:
+        """The value as it may be shown: secrets and credentials inside URLs masked."""
+        return mask(self.value, secret=self.setting.secret)
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "value": self.shown(),
+            "source": self.source,
+            "hides": [{"source": s, "value": mask(v, secret=self.setting.secret)} for s, v in self.hides],
+        }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that configures a process: variables and the routing file. Build it with :func:`load_settings`."""
+
+    values: Mapping[str, Value]
+    config: ProviderConfigFile
+    config_path: Path
+    folder: Path
+    warnings: tuple[str, ...] = field(default=())
+
+    def text(self, name: str) -> str | None:
+        return self.values[name].value
+
+    @property
+    def mode(self) -> Mode:
+        return cast("Mode", self._required("GENERATOR_MODE"))
+
+    @property
+    def home(self) -> Path:
+        """The data folder, absolute."""
+        return self.folder / Path(self._required("SPARKLIO_HOME")).expanduser()
+
+    @property
+    def gateway_timeout_s(self) -> float:
+        """Bound on one LLM request with all its attempts, in seconds, for the present mode."""
+        return float(self._required(f"GATEWAY_TIMEOUT_{self.mode.upper()}"))
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Values that no log, event or answer may hold."""
+        return tuple(value.value for value in self.values.values() if value.setting.secret and value.value)
+
+    def _required(self, name: str) -> str:
+        value = self.values[name].value
+        if value is None:
+            raise ConfigError(f"{name} is not set", hint=f"set {name}")
+        return value
+
+    def provider_config(self, family: Family, name: str) -> ProviderConfig:
+        """What provider ``name`` is built from: the variables that it declares and its models' options."""
+        declared = _provider_class(family, name).settings
+        return ProviderConfig(
+            name=name,
+            values={setting.name: self.values[setting.name].value for setting in declared},
+            models=self.config.models.get(name, {}),
+        )
+
+    def default_model(self, name: str) -> str | None:
+        """The model of chat provider ``name`` where no rule names one, e.g. from ``OLLAMA_DEFAULT_MODEL``."""
+        declared = llm_provider(name).settings
+        return next((self.values[s.name].value for s in declared if s.kind == "model"), None)
+
+
+def load_settings(
+    arguments: Mapping[str, str | None] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """Collect the settings for a process that runs in ``folder`` (default: the current one).
+
+    Args:
+        arguments: values by variable name that beat all others; None values are passed over.
+        environ: the OS environment (default: ``os.environ``).
+        folder: where .env, ./provider_config.yaml and relative paths are looked for.
+
+    Raises:
+        ConfigError: a value is not of its kind, or the routing file is wrong.
+    """
+    folder = (folder or Path.cwd()).resolve()
+    layers: list[tuple[Source, Mapping[str, str | None]]] = [
+        ("argument", arguments or {}),
+        ("environment", os.environ if environ is None else environ),
+        (".env", _read_dotenv(folder / ".env")),
+    ]
+    config_path = _config_path(layers, folder)
+    config = load_provider_config(config_path)
+    layers.append(("provider_config.yaml", _as_text(config.settings)))
+    if config_path != DEFAULT_CONFIG:
+        layers.append(("default", _as_text(load_provider_config(DEFAULT_CONFIG).settings)))
+
+    declared = {setting.name: setting for setting in (*CORE_SETTINGS, *_declared_by_providers(config))}
+    _check_known(config, config_path, declared)
+    values = {name: _resolve(setting, layers) for name, setting in declared.items()}
+    return Settings(values, config, config_path, folder, _warnings(values.values()))
+
+
+def mask(value: str | None, *, secret: bool = False) -> str | None:
+    """``value`` as it may be shown: a secret keeps its last four characters at most, a URL loses its credentials."""
+    if not value:
+        return value
+    if secret:
+        return "***" + (value[-4:] if len(value) > 12 else "")
+    scheme, separator, rest = value.partition("://")
+    if separator and "@" in rest.split("/", 1)[0]:
+        return f"{scheme}://***@{rest.split('@', 1)[1]}"
+    return value
+
+
+def _read_dotenv(path: Path) -> Mapping[str, str | None]:
+    if not path.is_file():
+        return {}
+    try:
+        return dotenv_values(path, interpolate=False)
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"cannot read {path}: {exc}", hint="make it a readable UTF-8 file") from exc
+
+
+def _config_path(layers: list[tuple[Source, Mapping[str, str | None]]], folder: Path) -> Path:
+    """SPARKLIO_CONFIG if somebody set it, else ./provider_config.yaml, else the packaged one."""
+    for _, layer in layers:
+        if chosen := layer.get("SPARKLIO_CONFIG"):
+            return folder / Path(chosen).expanduser()
+    local = folder / "provider_config.yaml"
+    return local if local.is_file() else DEFAULT_CONFIG
+
+
+def _as_text(settings: Mapping[str, str | int | float]) -> dict[str, str | None]:
+    return {name: str(value) for name, value in settings.items()}
+
+
+def _provider_class(family: Family, name: str) -> type[LLMProvider] | type[ImageProvider]:
+    return llm_provider(name) if family == "llm" else image_provider(name)
+
+
+def _declared_by_providers(config: ProviderConfigFile) -> Iterable[Setting]:
+    for name in config.providers.llm.active:
+        yield from llm_provider(name).settings
+    for name in config.providers.media.active:
+        yield from image_provider(name).settings
+
+
+def _check_known(config: ProviderConfigFile, path: Path, declared: Mapping[str, Setting]) -> None:
+    """Refuse a variable in the routing file that no provider reads; idle providers are imported only to ask them."""
+    strangers = [name for name in config.settings if name not in declared]
+    if not strangers:
+        return
+    idle = (_provider_class(family, name) for family in FAMILIES for name in known_providers(family))
+    readable = set(declared) | {setting.name for provider in idle for setting in provider.settings}
+    for name in strangers:
+        if name not in readable:
+            close = nearest(name, readable)
+            hint = f"did you mean {close!r}?" if close else "see .env.example for the variables"
+            raise ConfigError(f"{path}: settings.{name}: no provider reads this variable", hint=hint)
+
+
+def _resolve(setting: Setting, layers: list[tuple[Source, Mapping[str, str | None]]]) -> Value:
+    found = [(source, value) for source, layer in layers if (value := layer.get(setting.name))]
+    if setting.default is not None:
+        found.append(("default", setting.default))
+    if not found:
+        return Value(setting, None, "default")
+    source, value = found[0]
+    _check(setting, value, source)
+    return Value(setting, value, source, tuple((s, v) for s, v in found[1:] if v != value))
+
+
+def _check(setting: Setting, value: str, source: Source) -> None:
+    problem = ""
+    if setting.kind == "choice" and value not in setting.choices:
+        problem = f"must be one of {', '.join(setting.choices)}"
+    elif setting.kind == "url" and not is_http_url(value):
+        problem = "must be an http:// or https:// URL"
+    elif setting.kind == "seconds" and not _is_positive_number(value):
+        problem = "must be a number of seconds above 0"
+    if problem:
+        shown = mask(value, secret=setting.secret)
+        raise ConfigError(f"{setting.name} {problem}, got {shown!r} from {source}", hint=f"mend it in {source}")
+
+
+def _is_positive_number(value: str) -> bool:
+    try:
+        return 0 < float(value) < float("inf")
+    except ValueError:
+        return False
+
+
+def _warnings(values: Iterable[Value]) -> tuple[str, ...]:
+    """A sentence for each variable of the OS environment that hides another value in .env."""
+    return tuple(
+        f"{value.setting.name}={value.shown()} from the OS environment hides "
+        f"{mask(hidden, secret=value.setting.secret)} of .env; run `unset {value.setting.name}` to use .env"
+        for value in values
+        if value.source == "environment"
+        for source, hidden in value.hides
+        if source == ".env"
+    )

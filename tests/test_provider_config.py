@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from providers.errors import ConfigError
+from routing.packaged_files import DEFAULT_CONFIG
+from routing.provider_config import load_provider_config
+from routing.settings import load_settings
+
+GOOD = "providers: {llm: {active: [ollama]}, media: {active: [comfyui]}}\n"
+
+
+def _load(tmp_path: Path, text: str | bytes) -> ConfigError:
+    path = tmp_path / "provider_config.yaml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    with pytest.raises(ConfigError) as caught:
+        load_provider_config(path)
+    assert str(path) in caught.value.message, "the file is named"
+    assert caught.value.hint, "and a remedy"
+    return caught.value
+
+
+def test_packaged_file_is_valid_and_frozen() -> None:
+    config = load_provider_config(DEFAULT_CONFIG)
+    assert config.providers.llm.active == ("ollama",)
+    with pytest.raises(ValueError, match="frozen"):
+        config.models = {}
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "hint"),
+    [
+        ("providers: {llm: {actve: [ollama]}}", "providers.llm.actve", "'active'"),
+        (GOOD + "llm_routing: {rules: [{provdier: ollama}]}", "llm_routing.rules[0].provdier", "'provider'"),
+        (GOOD + "llm_routing: {rules: [{model: x}]}", "llm_routing.rules[0].provider", "add"),
+        (GOOD + "llm_routing: {rules: [{provider: ollama, rol: [brand]}]}", "llm_routing.rules[0].rol", "'role'"),
+        (GOOD + "llm_routing: {rules: [{provider: olama}]}", "llm_routing.rules[0].provider", "'ollama'"),
+        (GOOD + "llm_routing: {rules: [{provider: ollama, role: copywritter}]}", "rules[0].role", "'copywriter'"),
+        (GOOD + "media_routing: {image: [{provider: comfy}]}", "media_routing.image[0].provider", "'comfyui'"),
+        (GOOD + "llm_routing: {rules: [{provider: ollama, priority: high}]}", "rules[0].priority", "priority"),
+        ("providers: {llm: {active: [openai]}}", "providers.llm.active[0]", "ollama"),
+        (GOOD + "models: {olama: {}}", "models.olama", "'ollama'"),
+        ("{}", "providers is missing", "add providers"),
+        ("- a list", "must be a mapping", "init"),
+        ("a: [b", "not valid YAML", "line"),
+        (b"\xff\xfe\x00x", "UTF-8", "UTF-8"),
+    ],
+)
+def test_errors_name_file_key_and_remedy(tmp_path: Path, text: str | bytes, key: str, hint: str) -> None:
+    error = _load(tmp_path, text)
+    assert key in error.message
+    assert hint in error.hint
+
+
+def test_a_variable_that_no_provider_reads(tmp_path: Path) -> None:
+    (tmp_path / "provider_config.yaml").write_text(GOOD + "settings: {OLLAMA_TIMEOUTT: 3}")
+    with pytest.raises(ConfigError, match=r"settings\.OLLAMA_TIMEOUTT") as caught:
+        load_settings(environ={})
+    assert "'OLLAMA_TIMEOUT'" in caught.value.hint
+
+
+def test_mode_is_an_alias_of_stage_and_promised_providers_may_stand_in_rules(tmp_path: Path) -> None:
+    path = tmp_path / "provider_config.yaml"
+    path.write_text(
+        "providers: {llm: {active: [ollama], available: [anthropic]}}\n"
+        "llm_routing: {rules: [{role: strategist, mode: final, provider: anthropic, model: m, priority: 0}]}\n"
+    )
+    (rule,) = load_provider_config(path).llm_routing.rules
+    assert (rule.role, rule.stage) == (("strategist",), "final")

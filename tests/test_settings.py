@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from providers.errors import ConfigError
+from routing.packaged_files import ENV_EXAMPLE
+from routing.settings import load_settings, mask
+
+
+def test_defaults_need_nothing(tmp_path: Path) -> None:
+    settings = load_settings(environ={})
+    assert settings.mode == "mock"
+    assert settings.home == tmp_path / ".sparklio"
+    assert settings.gateway_timeout_s == 5
+    assert settings.values["OLLAMA_BASE_URL"].source == "default"
+    assert settings.default_model("ollama") == settings.text("OLLAMA_DEFAULT_MODEL")
+
+
+def test_order_argument_environment_dotenv_yaml_default(tmp_path: Path) -> None:
+    name = "OLLAMA_TIMEOUT"
+    assert load_settings(environ={}).values[name].source == "default"
+    (tmp_path / "provider_config.yaml").write_text(
+        f"providers: {{llm: {{active: [ollama]}}}}\nsettings: {{{name}: 11}}\n"
+    )
+    assert _value(name, {}) == ("11", "provider_config.yaml")
+    (tmp_path / ".env").write_text(f"{name}=22\n")
+    assert _value(name, {}) == ("22", ".env")
+    assert _value(name, {name: "33"}) == ("33", "environment")
+    settings = load_settings({name: "44"}, environ={name: "33"})
+    value = settings.values[name]
+    assert (value.value, value.source) == ("44", "argument")
+    assert value.hides == (("environment", "33"), (".env", "22"), ("provider_config.yaml", "11"), ("default", "120"))
+
+
+def _value(name: str, environ: dict[str, str]) -> tuple[str | None, str]:
+    value = load_settings(environ=environ).values[name]
+    return value.value, value.source
+
+
+def test_environment_that_hides_dotenv_is_said_aloud(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OLLAMA_BASE_URL=http://desktop:11434\n")
+    assert load_settings(environ={"OLLAMA_BASE_URL": "http://desktop:11434"}).warnings == ()
+    (warning,) = load_settings(environ={"OLLAMA_BASE_URL": "http://old:11434"}).warnings
+    assert "http://old:11434" in warning
+    assert "http://desktop:11434" in warning
+    assert "unset OLLAMA_BASE_URL" in warning
+
+
+def test_an_empty_variable_is_an_unset_one() -> None:
+    assert load_settings(environ={"OLLAMA_BASE_URL": ""}).values["OLLAMA_BASE_URL"].source == "default"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("GENERATOR_MODE", "real", "mock, live"),
+        ("OLLAMA_BASE_URL", "desktop:11434", "http"),
+        ("OLLAMA_TIMEOUT", "soon", "seconds"),
+        ("GATEWAY_TIMEOUT_MOCK", "-1", "seconds"),
+        ("GATEWAY_TIMEOUT_MOCK", "inf", "seconds"),
+    ],
+)
+def test_wrong_value_names_variable_and_source(name: str, value: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environ={name: value})
+    assert name in caught.value.message
+    assert says in caught.value.message
+    assert "environment" in caught.value.message
+
+
+def test_config_that_was_named_must_exist() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load_settings(environ={"SPARKLIO_CONFIG": "nowhere.yaml"})
+
+
+def test_mask() -> None:
+    assert mask("sk-1234567890abcdef", secret=True) == "***cdef"
+    assert mask("short", secret=True) == "***"
+    assert mask("http://me:pw@host:1/x") == "http://***@host:1/x"
+    assert mask("http://host/a@b") == "http://host/a@b"
+
+
+def test_env_example_names_every_declared_variable() -> None:
+    named = {line.lstrip("#").partition("=")[0] for line in ENV_EXAMPLE.read_text().splitlines() if "=" in line}
+    assert set(load_settings(environ={}).values) <= named
