@@ -1,0 +1,213 @@
+"""The input of a run: the file's form, checked, with its materials read in.
+
+``language: ko|en``, ``brand: {name, industry, uploaded_materials}``, ``product: {name, category, target, key_features,
+facts}``, ``image: {kind, aspect_ratio, workflow, seed}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from graph.state import PageInput
+from providers.errors import InputError, nearest
+from routing.contracts import AspectRatio, Language, Seed, Word, WorkflowId
+
+__all__ = ["BrandForm", "ImageForm", "ProductForm", "RunInput", "load_input"]
+
+MAX_FILE_BYTES = 2_000_000
+MAX_MATERIALS = 10
+MAX_MATERIAL_BYTES = 200_000
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
+Feature = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+
+
+def _plain(value: object) -> object:
+    """YAML reads some values as dates; a fact is what was written."""
+    return value.isoformat() if isinstance(value, date | datetime | time) else value
+
+
+Fact = Annotated[str | int | float | bool, BeforeValidator(_plain)]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class Material(_Form):
+    """A text that the user uploaded: data, never instructions."""
+
+    name: Name
+    text: str
+
+
+class BrandForm(_Form):
+    name: Name
+    industry: Line = ""
+    uploaded_materials: list[Material] = Field(default=[], max_length=MAX_MATERIALS)
+
+    @field_validator("uploaded_materials")
+    @classmethod
+    def _bounded(cls, materials: list[Material]) -> list[Material]:
+        size = sum(len(material.text.encode()) for material in materials)
+        if size > MAX_MATERIAL_BYTES:
+            raise ValueError(f"the texts hold {size:,} bytes together; {MAX_MATERIAL_BYTES:,} at most")
+        return materials
+
+
+class ProductForm(_Form):
+    name: Name
+    category: Line = ""
+    target: Line = ""
+    key_features: list[Feature] = Field(min_length=1, max_length=30)
+    facts: dict[Name, Fact] = Field(default={}, max_length=100)
+
+
+class ImageForm(_Form):
+    kind: Word | None = None
+    aspect_ratio: AspectRatio | None = None
+    workflow: WorkflowId | None = None
+    seed: Seed | None = None
+
+
+class RunInput(_Form):
+    language: Language = "ko"
+    brand: BrandForm
+    product: ProductForm
+    image: ImageForm = ImageForm()
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], *, source: str = "input") -> RunInput:
+        """Check a mapping.
+
+        Raises:
+            InputError: names the key and what to do; for an unknown key the nearest known one.
+        """
+        try:
+            return cls.model_validate(data)
+        except ValidationError as exc:
+            first = min(exc.errors(), key=lambda error: error["type"] != "extra_forbidden")
+            raise _explain(source, first) from exc
+
+    def to_state(self) -> PageInput:
+        """The state that a graph starts from."""
+        return PageInput(
+            brand_input=self.brand.model_dump(),
+            product_input=self.product.model_dump(),
+            image_input=self.image.model_dump(exclude_none=True),
+            language=self.language,
+        )
+
+
+def load_input(path: Path) -> RunInput:
+    """Read an input file; each of its ``uploaded_materials`` becomes ``{name, text}``.
+
+    Raises:
+        InputError: no such file, not YAML, not a mapping, a wrong key or value, a material that may not be read.
+    """
+    data = _read_mapping(path)
+    brand = data.get("brand")
+    if isinstance(brand, dict) and isinstance(brand.get("uploaded_materials"), list):
+        materials = _read_materials(brand["uploaded_materials"], path.resolve().parent)
+        data = {**data, "brand": {**brand, "uploaded_materials": materials}}
+    return RunInput.parse(data, source=path.name)
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes", hint="move long texts to materials")
+        text = path.read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
+    except OSError as exc:
+        raise InputError(
+            f"cannot read input file {path}: {exc.strerror or exc}", hint="`sparklio init` writes an example"
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise InputError(f"{path} is not UTF-8 text", hint="give a YAML file, saved as UTF-8") from exc
+    except yaml.YAMLError as exc:
+        reason = " ".join(str(exc).split())
+        raise InputError(f"{path} is not valid YAML: {reason}", hint="mend the line that it names") from exc
+    if not isinstance(data, dict):
+        raise InputError(
+            f"{path} must be a mapping with the keys brand and product, not {type(data).__name__}",
+            hint="`sparklio init` writes an example",
+        )
+    return data
+
+
+def _read_materials(items: list[Any], folder: Path) -> list[Any]:
+    if len(items) > MAX_MATERIALS:
+        raise InputError(
+            f"uploaded_materials names {len(items)} files; {MAX_MATERIALS} at most", hint="join or drop some"
+        )
+    left = MAX_MATERIAL_BYTES
+    texts: list[Any] = []
+    for item in items:
+        if isinstance(item, str):
+            content = _read_material(item, folder, left)
+            left -= len(content.encode())
+            texts.append({"name": item, "text": content})
+        else:
+            texts.append(item)
+    return texts
+
+
+def _read_material(name: str, folder: Path, bytes_left: int) -> str:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder):
+        raise InputError(
+            f"uploaded_materials: {name!r} lies outside the input file's folder", hint="copy the file beside the input"
+        )
+    try:
+        if path.stat().st_size > bytes_left:
+            raise InputError(
+                f"uploaded_materials: with {name!r} the files exceed {MAX_MATERIAL_BYTES:,} bytes together",
+                hint="shorten the texts",
+            )
+        content = path.read_text(encoding="utf-8")
+    except OSError as exc:
+        raise InputError(
+            f"uploaded_materials: cannot read {name!r}: {exc.strerror or exc}", hint="mend the name, or remove it"
+        ) from exc
+    except UnicodeDecodeError as exc:
+        raise InputError(
+            f"uploaded_materials: {name!r} is not UTF-8 text", hint="give text files; PDFs and images are not read"
+        ) from exc
+    if "\0" in content:
+        raise InputError(f"uploaded_materials: {name!r} is binary", hint="give text files")
+    return content
+
+
+def _explain(source: str, error: ErrorDetails) -> InputError:
+    location = error["loc"]
+    key = ".".join(map(str, location)) or "input"
+    if error["type"] == "extra_forbidden":
+        close = nearest(str(location[-1]), _known_keys(location))
+        known = ", ".join(_known_keys(location))
+        return InputError(
+            f"{source}: unknown key {key}", hint=f"did you mean {close!r}?" if close else f"known keys: {known}"
+        )
+    if error["type"] == "missing":
+        return InputError(f"{source}: {key} is missing", hint=f"add {key}")
+    if "uploaded_materials" in location and error["type"] == "model_type":
+        return InputError(
+            f"{source}: {key} must be {{name, text}}", hint="paths are read from an input file only; send the text"
+        )
+    return InputError(f"{source}: {key}: {error['msg']}", hint=f"mend {key}")
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    forms: dict[str, type[BaseModel]] = {"brand": BrandForm, "product": ProductForm, "image": ImageForm}
+    if "uploaded_materials" in location[:-1]:
+        return list(Material.model_fields)
+    form = forms.get(str(location[0]), RunInput) if len(location) > 1 else RunInput
+    return list(form.model_fields)

@@ -1,0 +1,364 @@
+"""Runs: start, stream, resume, rerun, history. Every face of Sparklio is a thin shell around this."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import randbits
+from typing import Any, Literal, TypedDict, cast
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import START
+from langgraph.types import Command, StateSnapshot
+
+from graph.flow import build_graph
+from graph.inputs import RunInput
+from graph.rerun import NODES, RerunPlan, plan_rerun, seeded_state
+from graph.runlog import run_log
+from graph.state import OUTPUT_KEYS, PageState
+from graph.store import Parent, RunRecord, RunStore
+from nodes.context import Context
+from providers.errors import RunExistsError, SparklioError, UsageError, describe
+from routing.contracts import Mode, Stage
+
+__all__ = ["Event", "EventType", "Point", "Published", "Runs"]
+
+log = logging.getLogger(__name__)
+
+EventType = Literal[
+    "run_started",
+    "node_started",
+    "token",
+    "image_progress",
+    "node_finished",
+    "node_failed",
+    "run_finished",
+    "run_failed",
+]
+_LOGGED = {"node_started", "node_finished", "node_failed"}
+
+
+class Event(TypedDict):
+    """One thing that happened. ``elapsed_ms`` counts from this session's run_started; ``at`` is UTC, ISO 8601."""
+
+    seq: int
+    run_id: str
+    type: EventType
+    node: str | None
+    at: str
+    elapsed_ms: int
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One checkpoint of a run: the state at it, and the agents that run next (none: the end)."""
+
+    run_id: str
+    checkpoint_id: str
+    next: tuple[str, ...]
+    values: dict[str, Any]
+    created_at: str | None
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a finished run's result is."""
+
+    result: dict[str, Any]
+    result_path: Path
+    page_path: Path
+
+
+Publish = Callable[[RunRecord, Mapping[str, Any], int], Awaitable[Published]]
+
+
+class _Events:
+    """Numbers and dates the events of one session of a run."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._seq = 0
+        self._started = time.perf_counter()
+
+    @property
+    def elapsed_ms(self) -> int:
+        return round((time.perf_counter() - self._started) * 1000)
+
+    def make(self, event_type: EventType, data: dict[str, Any], node: str | None = None) -> Event:
+        self._seq += 1
+        if event_type in _LOGGED:
+            log.info("%s %s %s", node, event_type, data, extra={"run_id": self._run_id})
+        return Event(
+            seq=self._seq,
+            run_id=self._run_id,
+            type=event_type,
+            node=node,
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            elapsed_ms=self.elapsed_ms,
+            data=data,
+        )
+
+
+class Runs:
+    """Drives the compiled graph and keeps the book of runs.
+
+    Args:
+        store: the runs' folders.
+        checkpointer: one per process and event loop.
+        context: gateways that every run uses.
+        mode: written into each record; a run is resumed in the mode that it was started in.
+        publish: makes result and page of a finished state; gets the record, the state and the wall time in ms.
+        prepare: imports and connections that the routes need, made once, before the first run starts its clock.
+        secrets: values that no log may hold.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        checkpointer: BaseCheckpointSaver[str],
+        context: Context,
+        *,
+        mode: Mode,
+        publish: Publish,
+        prepare: Callable[[], Awaitable[None]],
+        secrets: tuple[str, ...] = (),
+    ) -> None:
+        self.store = store
+        self._checkpointer = checkpointer
+        self.graph = build_graph().compile(checkpointer=checkpointer)
+        self._context = context
+        self._mode: Mode = mode
+        self._publish = publish
+        self._prepare = prepare
+        self._secrets = secrets
+        self._prepared = False
+
+    async def start(
+        self, inputs: RunInput, *, run_id: str | None = None, stage: Stage = "draft", out: Path | None = None
+    ) -> RunRecord:
+        """Book a new run with a fresh seed; :meth:`drive` runs it.
+
+        Raises:
+            RunExistsError: the id is taken.
+            InputError: it is not an id.
+            StorageError: the data folder cannot be written.
+        """
+        run_id = self.store.new_id(run_id)
+        record = RunRecord(
+            run_id=run_id,
+            mode=self._mode,
+            stage=stage,
+            seed=randbits(31),
+            nodes=list(NODES),
+            inputs=dict(inputs.to_state()),
+            out=out or self.store.folder(run_id),
+        )
+        self.store.create(record)
+        return record
+
+    async def start_rerun(
+        self, run_id: str, *, start_at: str | None, changes: Mapping[str, Any], out: Path | None = None
+    ) -> RunRecord:
+        """Book a rerun of ``run_id``: a run of its own with its parent's state, changed.
+
+        Raises:
+            UnknownNameError: no such run or node.
+            UsageError: nothing to rerun from, or a change that the rerun would overwrite.
+            InputError: a change does not fit the state.
+        """
+        parent = self.store.load(run_id)
+        plan = plan_rerun(start_at, changes)
+        inputs = seeded_state(plan, await self.values(run_id), changes)
+        while True:
+            member = self.store.next_member(run_id)
+            record = RunRecord(
+                run_id=member,
+                mode=self._mode,
+                stage=parent.stage,
+                seed=randbits(31),
+                parent=Parent(run_id=run_id, start_at=plan.start_at),
+                nodes=list(plan.nodes),
+                changes=dict(changes),
+                inputs=inputs,
+                out=out or self.store.folder(member),
+            )
+            try:
+                self.store.create(record)
+            except RunExistsError:
+                continue
+            return record
+
+    def resumable(self, run_id: str) -> RunRecord:
+        """The record of a run that is to be resumed (or is finished already).
+
+        Raises:
+            UnknownNameError: there is no such run.
+            UsageError: it was started in another mode.
+        """
+        record = self.store.load(run_id)
+        if record.status != "finished" and record.mode != self._mode:
+            raise UsageError(
+                f"run {run_id!r} was started in {record.mode}, and this is {self._mode}",
+                hint=f"resume it with GENERATOR_MODE={record.mode}",
+            )
+        return record
+
+    async def drive(self, record: RunRecord) -> AsyncGenerator[Event, None]:
+        """Run a booked or interrupted run to its end, yielding its events; a finished one yields nothing.
+
+        Closing the generator stops the run; it can be resumed.
+
+        Raises:
+            RunBusyError: another process runs it.
+            SparklioError: the run failed, after the event run_failed; ``error.run_id`` names it.
+        """
+        run_id = record.run_id
+        try:
+            with self.store.lock(run_id):
+                if self.store.read(run_id).status == "finished":
+                    return
+                with run_log(self.store.folder(run_id) / "run.log", run_id, self._secrets):
+                    async with aclosing(self._session(record)) as session:
+                        async for event in session:
+                            yield event
+        except SparklioError as exc:
+            exc.run_id = run_id
+            raise
+
+    async def _session(self, record: RunRecord) -> AsyncGenerator[Event, None]:
+        if not self._prepared:
+            await self._prepare()
+            self._prepared = True
+        run_id = record.run_id
+        events = _Events(run_id)
+        resumed = record.status != "running" or record.error is not None
+        record.status, record.error = "running", None
+        self.store.save(record)
+        yield events.make("run_started", {"mode": record.mode, "nodes": record.nodes, "resumed": resumed})
+        try:
+            async with aclosing(self._steps(record)) as steps:
+                async for step in steps:
+                    yield events.make(step["type"], step["data"], step["node"])
+            published = await self._publish(record, await self.values(run_id), events.elapsed_ms)
+        except (asyncio.CancelledError, GeneratorExit):
+            self._close(record, "interrupted")
+            raise
+        except BaseException as exc:
+            if isinstance(exc, SparklioError):
+                exc.run_id = run_id
+            failure = describe(exc)
+            self._close(record, "failed", failure)
+            log.exception("run failed", extra={"run_id": run_id})
+            yield events.make("run_failed", failure)
+            raise
+        self._close(record, "finished")
+        meta = published.result["meta"]
+        yield events.make(
+            "run_finished",
+            {
+                "result": str(published.result_path),
+                "page": str(published.page_path),
+                "wall_ms": meta["wall_ms"],
+                "usage": meta["usage"],
+            },
+        )
+
+    async def _steps(self, record: RunRecord) -> AsyncGenerator[dict[str, Any], None]:
+        """The agents' own events, from where the run stands."""
+        config = _config(record.run_id)
+        plan = RerunPlan(tuple(record.nodes))
+        graph_input = await self._graph_input(record, plan, config)
+        if graph_input is _NOTHING_TO_RUN:
+            return
+        context = replace(
+            self._context, stage=record.stage, seed=record.seed, run_id=record.run_id, start_at=plan.desk_entry
+        )
+        stream = self.graph.astream(
+            graph_input, config, context=context, stream_mode="custom", subgraphs=True, durability="async"
+        )
+        try:
+            async for _, event in stream:
+                yield cast("dict[str, Any]", event)
+        finally:
+            await stream.aclose()  # type: ignore[attr-defined]  # an async generator behind an AsyncIterator
+
+    async def _graph_input(self, record: RunRecord, plan: RerunPlan, config: RunnableConfig) -> Any:
+        """What LangGraph is to be given: the inputs, a jump, None to go on, or nothing at all."""
+        snapshot = await self.graph.aget_state(config)
+        if snapshot.next:
+            return None
+        if all(key in snapshot.values for key in OUTPUT_KEYS):
+            return _NOTHING_TO_RUN
+        if record.parent is None:
+            return record.inputs
+        if not snapshot.values:
+            # vision has no way out, so a state written in its name leaves nothing to run
+            await self.graph.aupdate_state(config, record.inputs, as_node="vision")
+        return Command(goto=plan.goto) if plan.nodes else _NOTHING_TO_RUN
+
+    async def values(self, run_id: str) -> dict[str, Any]:
+        """The run's present state."""
+        return dict((await self.graph.aget_state(_config(run_id))).values)
+
+    async def history(self, run_id: str) -> list[Point]:
+        """Checkpoints of the run's whole family, each member's in the order in which they were made.
+
+        Raises:
+            UnknownNameError: there is no such run.
+        """
+        return [point for member in self.store.family(run_id) for point in await self._points(member)]
+
+    async def _points(self, record: RunRecord) -> list[Point]:
+        """Checkpoints of the run and of its copy desk; their ids are UUIDv6 and sort by time."""
+        plan = RerunPlan(tuple(record.nodes))
+        thread = {"thread_id": record.run_id}
+        stored = self._checkpointer.alist({"configurable": thread})
+        namespaces = {item.config["configurable"]["checkpoint_ns"] async for item in stored}
+        points = [
+            _point(record, snapshot, plan)
+            for namespace in namespaces
+            async for snapshot in self.graph.aget_state_history(
+                {"configurable": {**thread, "checkpoint_ns": namespace}}
+            )
+            if snapshot.next != (START,)
+        ]
+        return sorted(points, key=lambda point: point.checkpoint_id)
+
+    def _close(
+        self, record: RunRecord, status: Literal["finished", "failed", "interrupted"], error: Any = None
+    ) -> None:
+        record.status, record.error = status, error
+        record.finished_at = datetime.now(UTC)
+        self.store.save(record)
+
+
+_NOTHING_TO_RUN = object()
+_SHOWN_KEYS = frozenset(PageState.__annotations__) - {"calls"}
+
+
+def _config(run_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": run_id}}
+
+
+def _point(record: RunRecord, snapshot: StateSnapshot, plan: RerunPlan) -> Point:
+    """The desk is structure: users see the agent that it begins with. A rerun begins with a jump, not with an edge."""
+    following = snapshot.next
+    if snapshot.metadata and snapshot.metadata.get("source") == "update":
+        following = tuple(plan.goto)
+    entry = plan.desk_entry or "copywriter"
+    agents = tuple(entry if name == "copy_desk" else name for name in following)
+    return Point(
+        run_id=record.run_id,
+        checkpoint_id=str(snapshot.config["configurable"]["checkpoint_id"]),
+        next=tuple(name for name in agents if name in NODES),
+        values={key: value for key, value in snapshot.values.items() if key in _SHOWN_KEYS},
+        created_at=snapshot.created_at,
+    )

@@ -1,0 +1,225 @@
+"""Runs on disk: ``<home>/runs/<id>/`` holds the run's record, log and lock, and its result unless ``--out`` says where.
+
+A run's family is the run and its reruns ``<id>.2``, ``<id>.3``, ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, Field, ValidationError
+
+from providers.errors import InputError, RunBusyError, RunExistsError, StorageError, UnknownNameError
+from routing.contracts import Mode, Stage
+from routing.image_store import write_whole
+
+__all__ = ["Parent", "RunRecord", "RunStore", "Status"]
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}(\.[1-9][0-9]{0,5})?")
+_NEW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
+_LISTED = 20
+_LOCK_PATIENCE_S = 0.1  # somebody who only asks whether the run is locked holds the lock for a moment
+
+
+class Parent(BaseModel):
+    run_id: str
+    start_at: str | None = None
+
+
+class RunRecord(BaseModel):
+    """What is known of a run beside its checkpoints.
+
+    Attributes:
+        inputs: the state that it starts from.
+        nodes: the agents that it runs; all six but for a rerun.
+        changes: what a rerun changes in its parent's state, by dotted path.
+        out: folder of result.json, page.html and images/.
+    """
+
+    run_id: str
+    status: Status = "running"
+    mode: Mode
+    stage: Stage = "draft"
+    seed: int
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    finished_at: datetime | None = None
+    parent: Parent | None = None
+    nodes: list[str]
+    changes: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, Any]
+    out: Path
+    error: dict[str, Any] | None = None
+
+    @property
+    def product(self) -> str:
+        return str(self.inputs["product_input"]["name"])
+
+    def summary(self) -> dict[str, Any]:
+        """What lists of runs show."""
+        return {
+            "run_id": self.run_id,
+            "status": self.status,
+            "mode": self.mode,
+            "product": self.product,
+            "created_at": self.created_at.isoformat(timespec="seconds"),
+            "parent": self.parent.model_dump() if self.parent else None,
+            "out": str(self.out),
+        }
+
+
+class RunStore:
+    def __init__(self, home: Path) -> None:
+        self._runs = home / "runs"
+
+    def folder(self, run_id: str) -> Path:
+        """The run's own folder, whether it exists or not.
+
+        Raises:
+            InputError: ``run_id`` is not an id, e.g. ``../../x``.
+        """
+        if not _RUN_ID.fullmatch(run_id):
+            raise InputError(
+                f"{run_id!r} is not a run id", hint="letters, digits, - and _, at most 48; a rerun ends in .2, .3, ..."
+            )
+        return self._runs / run_id
+
+    def new_id(self, wanted: str | None = None) -> str:
+        """A checked id for a new run: the wanted one, or one from the time and four random digits."""
+        if wanted is None:
+            return f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{token_hex(2)}"
+        if not _NEW_ID.fullmatch(wanted):
+            raise InputError(
+                f"{wanted!r} cannot be a run id",
+                hint="letters, digits, - and _, beginning with a letter or digit, at most 48",
+            )
+        return wanted
+
+    def next_member(self, run_id: str) -> str:
+        """The id of the next rerun in the family of ``run_id``."""
+        root = _root(run_id)
+        folders = [path.name for path in self._runs.glob(f"{root}*")]
+        numbers = [_ordinal(name) for name in folders if _RUN_ID.fullmatch(name) and _root(name) == root]
+        return f"{root}.{max(numbers, default=1) + 1}"
+
+    def create(self, record: RunRecord) -> None:
+        """Make the run's folder and write its first record.
+
+        Raises:
+            RunExistsError: the id is taken.
+            StorageError: the data folder cannot be written.
+        """
+        folder = self.folder(record.run_id)
+        try:
+            self._runs.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        except FileExistsError as exc:
+            raise RunExistsError(
+                f"run {record.run_id!r} exists already",
+                hint=f"choose another --run-id, or `sparklio resume {record.run_id}`",
+            ) from exc
+        except OSError as exc:
+            raise StorageError(
+                f"cannot write {folder}: {exc.strerror or exc}", hint="make the folder writable, or set SPARKLIO_HOME"
+            ) from exc
+        self.save(record)
+
+    def save(self, record: RunRecord) -> None:
+        write_whole(self._file(record.run_id), record.model_dump_json(indent=1).encode())
+
+    def load(self, run_id: str) -> RunRecord:
+        """The record of a run; one that says "running" but whose owner is gone is told as interrupted.
+
+        Raises:
+            UnknownNameError: there is no such run; the latest ones are listed.
+            InputError: not an id at all.
+        """
+        record = self.read(run_id)
+        if record.status == "running" and not self._is_locked(run_id):
+            record.status = "interrupted"
+        return record
+
+    def read(self, run_id: str) -> RunRecord:
+        """The record as it was last written, whoever is running it; raises as :meth:`load` does."""
+        path = self._file(run_id)
+        if not path.is_file():
+            raise UnknownNameError("run", run_id, self._ids()[:_LISTED], hint="`sparklio runs` lists them")
+        try:
+            return RunRecord.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as exc:
+            raise StorageError(
+                f"cannot read {path}: {exc}", hint="the file is damaged; remove the run's folder"
+            ) from exc
+
+    def all(self) -> list[RunRecord]:
+        """All runs, the latest first."""
+        records = [self.load(run_id) for run_id in self._ids()]
+        return sorted(records, key=lambda record: record.created_at, reverse=True)
+
+    def family(self, run_id: str) -> list[RunRecord]:
+        """The run, its reruns and its parents, the first one first."""
+        self.load(run_id)
+        root = _root(run_id)
+        members = [member for member in self._ids() if _root(member) == root]
+        return [self.load(member) for member in sorted(members, key=_ordinal)]
+
+    @contextmanager
+    def lock(self, run_id: str) -> Iterator[None]:
+        """Hold the run. The lock is the operating system's: a dead owner's is free at once.
+
+        Raises:
+            RunBusyError: another process holds it.
+        """
+        lock = self._lock(run_id)
+        try:
+            lock.acquire(timeout=_LOCK_PATIENCE_S)
+        except Timeout as exc:
+            raise RunBusyError(
+                f"run {run_id!r} is being run by another process", hint="wait for it to end, or stop it, then resume"
+            ) from exc
+        except OSError as exc:
+            raise StorageError(
+                f"cannot lock run {run_id!r}: {exc.strerror or exc}", hint="make the data folder writable"
+            ) from exc
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _is_locked(self, run_id: str) -> bool:
+        lock = self._lock(run_id)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            return True
+        lock.release()
+        return False
+
+    def _lock(self, run_id: str) -> FileLock:
+        return FileLock(self.folder(run_id) / "lock", thread_local=False)
+
+    def _file(self, run_id: str) -> Path:
+        return self.folder(run_id) / "run.json"
+
+    def _ids(self) -> list[str]:
+        """Ids of all runs, latest folder name first."""
+        if not self._runs.is_dir():
+            return []
+        found = (path.parent.name for path in self._runs.glob("*/run.json"))
+        return sorted((name for name in found if _RUN_ID.fullmatch(name)), reverse=True)
+
+
+def _root(run_id: str) -> str:
+    return run_id.partition(".")[0]
+
+
+def _ordinal(run_id: str) -> int:
+    return int(run_id.partition(".")[2] or 1)

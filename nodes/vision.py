@@ -1,0 +1,81 @@
+"""vision / image_prompt, then the image itself: a picture of the product that fits the brief and the hero section.
+
+Besides the brief and the hero it reads the product and the brand: a picture of "a bottle" is not one of this bottle,
+and the brand's colours set the scene.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+from langgraph.runtime import Runtime
+
+from nodes.context import Context
+from routing.contracts import ImageOptions, ImageRequest, Language
+
+ROLE, TASK = "vision", "image_prompt"
+DEFAULT_KIND, DEFAULT_ASPECT_RATIO = "product_shot", "16:9"
+
+
+class VisionInput(TypedDict):
+    brand: dict[str, Any]
+    brief: dict[str, Any]
+    sections: list[dict[str, Any]]
+    product_input: dict[str, Any]
+    image_input: NotRequired[dict[str, Any]]
+    language: NotRequired[Language]
+
+
+class VisionUpdate(TypedDict):
+    image: dict[str, Any]
+
+
+async def vision(state: VisionInput, runtime: Runtime[Context]) -> VisionUpdate:
+    wish = {"kind": DEFAULT_KIND, "aspect_ratio": DEFAULT_ASPECT_RATIO} | state.get("image_input", {})
+    payload = {
+        "brand": state["brand"],
+        "brief": state["brief"],
+        "section": state["sections"][0],
+        "product_input": state["product_input"],
+        "image": {"kind": wish["kind"], "aspect_ratio": wish["aspect_ratio"]},
+    }
+    written = await runtime.context.ask(ROLE, TASK, payload, language=state.get("language", "ko"))
+    request = _image_request(state, wish, written, runtime.context)
+    answer = await runtime.context.media.generate_image(request, runtime.context.on_progress)
+    made = answer.images[0]
+    return {
+        "image": {
+            "image_id": made.id,
+            "url": made.url,
+            "prompt_used": written["prompt"],
+            "negative_prompt": written["negative_prompt"],
+            "seed": made.seed,
+            "workflow": made.meta.get("workflow"),
+            "width": made.width,
+            "height": made.height,
+            "kind": wish["kind"],
+            "provider": answer.provider,
+        }
+    }
+
+
+def _image_request(state: VisionInput, wish: dict[str, Any], written: dict[str, Any], context: Context) -> ImageRequest:
+    seed = wish.get("seed")
+    if seed is None:
+        seed = context.seed_for("image")
+    return ImageRequest(
+        kind=wish["kind"],
+        prompt=written["prompt"],
+        brand={
+            "name": state["brand"]["name"],
+            "colors": state["brand"].get("colors", []),
+            "product": state["product_input"]["name"],
+        },
+        options=ImageOptions(
+            aspect_ratio=wish["aspect_ratio"],
+            workflow=wish.get("workflow"),
+            negative_prompt=written["negative_prompt"],
+            seed=seed,
+            idempotency_key=context.job_key(wish, written, seed),
+        ),
+    )

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graph.inputs import RunInput, load_input
+from providers.errors import InputError
+from tests.conftest import BRAND, PRODUCT
+
+GOOD = "brand: {name: 소리결}\nproduct: {name: 에어 2, key_features: [가벼움]}\n"
+
+
+def _refused(path: Path) -> InputError:
+    with pytest.raises(InputError) as caught:
+        load_input(path)
+    assert caught.value.hint
+    return caught.value
+
+
+def _file(tmp_path: Path, content: str | bytes) -> Path:
+    path = tmp_path / "input.yaml"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("- a\n- list\n", "must be a mapping"),
+        ("", "must be a mapping"),
+        ("brand: [", "not valid YAML"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "UTF-8"),
+        (b"brand: \x00", "not valid YAML"),
+        ("brand: {name: x}\nproduct: {key_features: [a]}", "product.name is missing"),
+        (GOOD + "prodct: {}", "unknown key prodct"),
+        ("brand: {name: x}\nproduct: {name: y, key_feature: [a]}", "unknown key product.key_feature"),
+        ("brand: {name: x}\nproduct: {name: y, key_features: []}", "product.key_features"),
+        ("brand: {name: x}\nproduct: {name: '  ', key_features: [a]}", "product.name"),
+        (f"brand: {{name: x}}\nproduct: {{name: {'가' * 350_000}, key_features: [a]}}", "product.name"),
+        ("x: " + "y" * 2_100_000, "larger than"),
+        (GOOD + "language: fr", "language"),
+        (GOOD + "image: {aspect_ratio: wide}", "image.aspect_ratio"),
+        (GOOD + "image: {workflow: ../../x}", "image.workflow"),
+    ],
+)
+def test_bad_file_is_one_sentence_with_a_hint(tmp_path: Path, content: str | bytes, says: str) -> None:
+    error = _refused(_file(tmp_path, content))
+    assert says in error.message
+    assert len(error.message) < 600
+
+
+def test_no_such_file_and_a_folder(tmp_path: Path) -> None:
+    assert "No such file" in _refused(tmp_path / "nowhere.yaml").message
+    assert "directory" in _refused(tmp_path).message
+
+
+def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    assert "'product'" in _refused(_file(tmp_path, GOOD + "prodct: {}")).hint
+    text = "brand: {name: x, industy: y}\nproduct: {name: y, key_features: [a]}"
+    assert "'industry'" in _refused(_file(tmp_path, text)).hint
+
+
+def test_dates_and_numbers_stay_what_was_written(tmp_path: Path) -> None:
+    text = "brand: {name: 2080}\nproduct: {name: 500, key_features: [30], facts: {출시일: 2026-01-02, 가격: 89000}}"
+    loaded = load_input(_file(tmp_path, text))
+    assert (loaded.brand.name, loaded.product.name, loaded.product.key_features) == ("2080", "500", ["30"])
+    assert loaded.product.facts == {"출시일": "2026-01-02", "가격": 89000}
+
+
+def _with_materials(tmp_path: Path, *names: str) -> Path:
+    listed = ", ".join(repr(name) for name in names)
+    text = f"brand: {{name: x, uploaded_materials: [{listed}]}}\nproduct: {{name: y, key_features: [a]}}"
+    return _file(tmp_path, text)
+
+
+def test_materials_are_read_in(tmp_path: Path) -> None:
+    (tmp_path / "guide.md").write_text("말투: 담백하게")
+    loaded = load_input(_with_materials(tmp_path, "guide.md"))
+    assert loaded.to_state()["brand_input"]["uploaded_materials"] == [{"name": "guide.md", "text": "말투: 담백하게"}]
+
+
+def test_materials_stay_inside_the_folder_and_are_text(tmp_path: Path) -> None:
+    outside = tmp_path.parent / f"{tmp_path.name}-secret.txt"
+    outside.write_text("secret")
+    (tmp_path / "link.txt").symlink_to(outside)
+    (tmp_path / "photo.png").write_bytes(b"\x89PNG\xff\xfe")
+    (tmp_path / "nul.txt").write_bytes(b"a\x00b")
+    assert "outside" in _refused(_with_materials(tmp_path, f"../{outside.name}")).message
+    assert "outside" in _refused(_with_materials(tmp_path, str(outside))).message
+    assert "outside" in _refused(_with_materials(tmp_path, "link.txt")).message
+    assert "UTF-8" in _refused(_with_materials(tmp_path, "photo.png")).message
+    assert "binary" in _refused(_with_materials(tmp_path, "nul.txt")).message
+    assert "cannot read 'missing.md'" in _refused(_with_materials(tmp_path, "missing.md")).message
+
+
+def test_materials_are_bounded(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("x" * 150_000)
+    (tmp_path / "b.md").write_text("x" * 60_000)
+    assert "200,000" in _refused(_with_materials(tmp_path, "a.md", "b.md")).message
+    assert "10 at most" in _refused(_with_materials(tmp_path, *["a.md"] * 11)).message
+
+
+def test_from_python_materials_come_inline_never_as_a_path() -> None:
+    inline = {**BRAND, "uploaded_materials": [{"name": "g", "text": "t"}]}
+    assert RunInput.parse({"brand": inline, "product": PRODUCT}).brand.uploaded_materials[0].text == "t"
+    with pytest.raises(InputError) as caught:
+        RunInput.parse({"brand": {**BRAND, "uploaded_materials": ["/etc/passwd"]}, "product": PRODUCT})
+    assert "{name, text}" in caught.value.message
+    bounded: dict[str, Any] = {**BRAND, "uploaded_materials": [{"name": "g", "text": "x" * 200_001}]}
+    with pytest.raises(InputError, match="200,000"):
+        RunInput.parse({"brand": bounded, "product": PRODUCT})
