@@ -1,0 +1,252 @@
+"""The command line: a thin shell. What a command does stands elsewhere; what it needs is imported when it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+import yaml
+
+from providers.errors import UsageError
+from sparklio import terminal
+
+if TYPE_CHECKING:
+    from graph.store import RunRecord
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="sparklio",
+    help="From a brand and a product to a finished product-detail page.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run; `sparklio runs` lists them.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Plain = Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live view.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of result.json, page.html and images/.")]
+Mode = Annotated[Literal["mock", "live"] | None, typer.Option("--mode", help="Beats GENERATOR_MODE.")]
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the run's log on stderr.")] = False,
+) -> None:
+    terminal.configure(debug=debug, verbose=verbose)
+
+
+@app.command()
+def init(folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path()) -> None:
+    """Write an example input, .env and provider_config.yaml into DIR, keeping what is there."""
+    from sparklio.scaffold import write_scaffold
+
+    for path, written in write_scaffold(folder):
+        terminal.say(f"{'wrote' if written else 'kept '} {path}")
+    terminal.say("next: sparklio run")
+
+
+@app.command()
+def run(
+    input_file: Annotated[
+        Path | None, typer.Argument(metavar="[INPUT.yaml]", help="Default: examples/protein_plus.yaml.")
+    ] = None,
+    out: Out = None,
+    run_id: Annotated[str | None, typer.Option("--run-id", metavar="ID", help="An id of your own.")] = None,
+    mode: Mode = None,
+    stage: Annotated[Literal["draft", "final"], typer.Option(help="Which routing rules apply.")] = "draft",
+    as_json: AsJson = False,
+    plain: Plain = False,
+) -> None:
+    """Make a page from an input file."""
+    from graph.inputs import load_input
+    from sparklio.scaffold import example_input
+    from sparklio.studio import Sparklio
+
+    inputs = load_input(input_file or example_input())
+    studio = Sparklio(mode=mode)
+
+    async def book(studio: Sparklio) -> RunRecord:
+        return await studio.runs.start(inputs, run_id=run_id, stage=stage, out=out.absolute() if out else None)
+
+    terminal.drive(studio, book, as_json=as_json, plain=plain)
+
+
+@app.command()
+def resume(run_id: RunId, as_json: AsJson = False, plain: Plain = False) -> None:
+    """Go on with a run that failed or was stopped, in the mode that it was started in."""
+    from sparklio.studio import Sparklio
+
+    studio = Sparklio(mode=_record(run_id).mode)
+
+    async def book(studio: Sparklio) -> RunRecord:
+        return studio.runs.resumable(run_id)
+
+    terminal.drive(studio, book, as_json=as_json, plain=plain)
+
+
+@app.command()
+def rerun(
+    run_id: RunId,
+    start_at: Annotated[
+        str | None, typer.Option("--from", metavar="NODE", help="This agent and all downstream of it run again.")
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="path=value", help="Change a value first, e.g. brief.target=캠핑족 (YAML)."),
+    ] = None,
+    out: Out = None,
+    mode: Mode = None,
+    as_json: AsJson = False,
+    plain: Plain = False,
+) -> None:
+    """Run a part of a run again, as a run of its own; without --mode in its parent's, unless GENERATOR_MODE is set."""
+    from routing.settings import load_settings
+    from sparklio.studio import Sparklio
+
+    parsed = dict(_assignment(change) for change in changes or ())
+    parent = _record(run_id)
+    if mode is None and load_settings().values["GENERATOR_MODE"].source == "default":
+        mode = parent.mode
+    studio = Sparklio(mode=mode)
+
+    async def book(studio: Sparklio) -> RunRecord:
+        return await studio.runs.start_rerun(
+            run_id, start_at=start_at, changes=parsed, out=out.absolute() if out else None
+        )
+
+    terminal.drive(studio, book, as_json=as_json, plain=plain)
+
+
+@app.command()
+def runs(as_json: AsJson = False) -> None:
+    """List the runs, the latest first."""
+    from sparklio.tables import runs_table
+
+    records = [record.summary() for record in _store().all()]
+    if as_json:
+        terminal.print_json({"runs": records})
+    elif records:
+        terminal.show(runs_table(records))
+    else:
+        terminal.say("no runs yet; `sparklio run` makes one")
+
+
+@app.command()
+def history(run_id: RunId, as_json: AsJson = False) -> None:
+    """Show a run's checkpoints, with its whole family of reruns."""
+    from sparklio.studio import Sparklio
+    from sparklio.tables import history_tree
+
+    family = [record.summary() for record in _store().family(run_id)]
+
+    async def read() -> list[dict[str, Any]]:
+        async with Sparklio() as studio:
+            return [
+                {
+                    "run_id": point.run_id,
+                    "checkpoint_id": point.checkpoint_id,
+                    "next": list(point.next),
+                    "created_at": point.created_at,
+                    "keys": sorted(point.values),
+                    "values": point.values,
+                }
+                for point in await studio.history(run_id)
+            ]
+
+    points = terminal.wait_for(read())
+    if as_json:
+        terminal.print_json({"run_id": run_id, "family": family, "points": points})
+    else:
+        terminal.show(history_tree(family, points))
+
+
+@app.command()
+def show(run_id: RunId, as_json: AsJson = False) -> None:
+    """Show a run: its state, what it wrote, and where the page is."""
+    from sparklio.tables import run_summary
+
+    record = _store().load(run_id)
+    result_file = record.out / "result.json"
+    result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.is_file() else None
+    body = {**record.summary(), "nodes": record.nodes, "error": record.error, "result": result}
+    if as_json:
+        terminal.print_json(body)
+    else:
+        terminal.show(run_summary(body))
+
+
+@app.command()
+def graph(
+    drawing: Annotated[Literal["mermaid", "ascii", "svg"], typer.Option("--format")] = "mermaid",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE")] = None,
+) -> None:
+    """Draw the flow; made here, nothing is sent anywhere."""
+    from routing.image_store import write_whole
+    from sparklio.drawing import draw_flow
+
+    text = draw_flow(drawing)
+    if out is None:
+        terminal.say(text)
+    else:
+        write_whole(out, text.encode())
+        terminal.say(f"wrote {out}")
+
+
+@app.command()
+def config(as_json: AsJson = False) -> None:
+    """Show each effective setting, where it comes from, and what it hides."""
+    from routing.settings import load_settings
+    from sparklio.tables import settings_table
+
+    settings = load_settings()
+    values = {name: value.to_dict() for name, value in settings.values.items()}
+    if as_json:
+        body = {"config_path": str(settings.config_path), "settings": values, "warnings": list(settings.warnings)}
+        terminal.print_json(body)
+        return
+    terminal.warn(settings.warnings)
+    terminal.say(f"routing: {settings.config_path}")
+    terminal.show(settings_table(values))
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
+    flags = {"--debug", "-v", "--verbose"}  # welcome behind the command's name too
+    words = sys.argv[1:]
+    words = [word for word in words if word in flags] + [word for word in words if word not in flags]
+    try:
+        app(args=words)
+    except Exception as exc:
+        if terminal.debugging():
+            raise
+        terminal.print_error(exc, as_json="--json" in words)
+        sys.exit(2 if isinstance(exc, UsageError) else 1)
+
+
+def _store() -> Any:
+    from graph.store import RunStore
+    from routing.settings import load_settings
+
+    return RunStore(load_settings().home)
+
+
+def _record(run_id: str) -> RunRecord:
+    record: RunRecord = _store().load(run_id)
+    return record
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """``path=value`` with the value as YAML."""
+    path, separator, value = text.partition("=")
+    if not separator or not path.strip():
+        raise UsageError(f"--set {text!r} is not path=value", hint="e.g. --set brief.target=캠핑족")
+    try:
+        return path.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as exc:
+        raise UsageError(f"--set {path}: the value is not YAML", hint="put it in quotes") from exc

@@ -1,0 +1,33 @@
+"""What ``sparklio init`` writes, and where the first example is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from routing.image_store import write_whole
+from routing.packaged_files import DEFAULT_CONFIG, ENV_EXAMPLE, EXAMPLE_INPUT
+
+__all__ = ["example_input", "write_scaffold"]
+
+_EXAMPLE = Path("examples") / "protein_plus.yaml"
+
+
+def write_scaffold(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Write each file that is not there yet; yields every path and whether it was written.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    sources = {_EXAMPLE: EXAMPLE_INPUT, Path(".env"): ENV_EXAMPLE, Path("provider_config.yaml"): DEFAULT_CONFIG}
+    for name, source in sources.items():
+        path = folder / name
+        written = not path.exists()
+        if written:
+            write_whole(path, source.read_bytes())
+        yield path, written
+
+
+def example_input() -> Path:
+    """The example of this folder, else the packaged one."""
+    return _EXAMPLE if _EXAMPLE.is_file() else EXAMPLE_INPUT

@@ -1,0 +1,241 @@
+"""The Python face: settings, gateways, checkpointer and runs in one ``async with``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from graph.checkpoints import open_checkpointer
+from graph.inputs import RunInput
+from graph.runs import Event, Point, Runs
+from graph.store import RunRecord, RunStore
+from nodes.context import Context
+from providers.errors import StorageError
+from routing.contracts import Language, Mode, Stage
+from routing.gateways import build_gateways
+from routing.settings import Settings, load_settings
+from sparklio.publish import PAGE_FILE, RESULT_FILE, Publisher
+
+__all__ = ["Run", "Sparklio"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        id: the run's id.
+        state: the graph's last state.
+        result: what result.json holds.
+        page_path: the finished page.
+    """
+
+    id: str
+    state: dict[str, Any]
+    result: dict[str, Any]
+    page_path: Path
+
+
+class Sparklio:
+    """``async with Sparklio() as studio``: run, stream, resume, rerun and look back.
+
+    Args:
+        mode: ``mock`` or ``live``; beats GENERATOR_MODE.
+        home: the data folder; beats SPARKLIO_HOME.
+        config: the routing file; beats SPARKLIO_CONFIG.
+        settings: any other variable by its name.
+
+    Raises:
+        ConfigError: on construction, where a setting or the routing file is wrong.
+        StorageError: on entering, where the data folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        *,
+        mode: Mode | None = None,
+        home: str | Path | None = None,
+        config: str | Path | None = None,
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
+        arguments = {
+            **(settings or {}),
+            "GENERATOR_MODE": mode,
+            "SPARKLIO_HOME": str(home) if home else None,
+            "SPARKLIO_CONFIG": str(config) if config else None,
+        }
+        self.settings: Settings = load_settings(arguments)
+        self._resources = AsyncExitStack()
+        self._runs: Runs | None = None
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            gateways = build_gateways(self.settings)
+            stack.push_async_callback(gateways.aclose)
+            checkpointer = await stack.enter_async_context(open_checkpointer(self.settings.home / "checkpoints.sqlite"))
+            self._runs = Runs(
+                RunStore(self.settings.home),
+                checkpointer,
+                Context(llm=gateways.llm, media=gateways.media),
+                mode=self.settings.mode,
+                publish=Publisher(gateways.media.store),
+                prepare=gateways.prepare,
+                secrets=self.settings.secrets,
+            )
+            self._resources = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._runs = None
+        await self._resources.aclose()
+
+    @property
+    def runs(self) -> Runs:
+        """The book of runs beneath; most callers need only the methods below."""
+        if self._runs is None:
+            raise RuntimeError("use `async with Sparklio() as studio:`")
+        return self._runs
+
+    async def run(
+        self,
+        *,
+        brand: Mapping[str, Any],
+        product: Mapping[str, Any],
+        image: Mapping[str, Any] | None = None,
+        language: Language = "ko",
+        stage: Stage = "draft",
+        run_id: str | None = None,
+        out: str | Path | None = None,
+    ) -> Run:
+        """Make a page: run all six agents, write result and page, return them.
+
+        Args:
+            brand: ``{name, industry, uploaded_materials: [{name, text}]}``.
+            product: ``{name, category, target, key_features, facts}``.
+            image: ``{kind, aspect_ratio, workflow, seed}``.
+            language: of what is written, ``ko`` or ``en``.
+            stage: ``draft`` or ``final``: which routing rules apply.
+            run_id: an id of your own for the run.
+            out: folder of result.json, page.html and images/ (default: the run's own folder).
+
+        Raises:
+            SparklioError: a typed error; ``error.run_id`` names the run where it had begun, so that it can be resumed.
+        """
+        record = await self._book(brand, product, image, language, stage, run_id, out)
+        return await self._finish(record)
+
+    async def stream(
+        self,
+        *,
+        brand: Mapping[str, Any],
+        product: Mapping[str, Any],
+        image: Mapping[str, Any] | None = None,
+        language: Language = "ko",
+        stage: Stage = "draft",
+        run_id: str | None = None,
+        out: str | Path | None = None,
+    ) -> AsyncGenerator[Event, None]:
+        """The same as :meth:`run`, event by event. Leaving the loop stops the run; it can be resumed."""
+        record = await self._book(brand, product, image, language, stage, run_id, out)
+        async with aclosing(self.runs.drive(record)) as events:
+            async for event in events:
+                yield event
+
+    async def resume(self, run_id: str) -> Run:
+        """Go on with a run that failed or was stopped, repeating no finished node; a finished one is returned as it is.
+
+        Raises:
+            SparklioError: as :meth:`run`; also where there is no such run or another process runs it.
+        """
+        return await self._finish(self.runs.resumable(run_id))
+
+    async def rerun(
+        self,
+        run_id: str,
+        *,
+        start_at: str | None = None,
+        changes: Mapping[str, Any] | None = None,
+        out: str | Path | None = None,
+    ) -> Run:
+        """Run a part of ``run_id`` again as a run of its own, ``<id>.2``, ``<id>.3``, ...
+
+        Args:
+            run_id: a finished run, or one that has all that is to be kept.
+            start_at: an agent; it and all downstream of it run again, and nothing beside.
+            changes: values by dotted path (``{"brief.target": "캠핑족"}``) or nested (``{"brief": {"target": ...}}``; a
+                mapping is merged). Without ``start_at`` every agent that reads what changed runs again, and downstream.
+            out: as in :meth:`run`.
+
+        Raises:
+            SparklioError: as :meth:`run`; a UsageError where the rerun would overwrite a change.
+        """
+        record = await self.runs.start_rerun(run_id, start_at=start_at, changes=changes or {}, out=_folder(out))
+        return await self._finish(record)
+
+    async def history(self, run_id: str) -> list[Point]:
+        """The checkpoints of the run and its family: id, next nodes and values of each."""
+        return await self.runs.history(run_id)
+
+    def draw(self, format: Literal["mermaid", "ascii", "svg"] = "mermaid") -> str:
+        """The flow as a drawing, made here: nothing is sent anywhere."""
+        from sparklio.drawing import draw_flow
+
+        return draw_flow(format)
+
+    async def _book(
+        self,
+        brand: Mapping[str, Any],
+        product: Mapping[str, Any],
+        image: Mapping[str, Any] | None,
+        language: Language,
+        stage: Stage,
+        run_id: str | None,
+        out: str | Path | None,
+    ) -> RunRecord:
+        inputs = RunInput.parse({"brand": brand, "product": product, "image": image or {}, "language": language})
+        return await self.runs.start(inputs, run_id=run_id, stage=stage, out=_folder(out))
+
+    async def _finish(self, record: RunRecord) -> Run:
+        async for _ in self.runs.drive(record):
+            pass
+        return await self.load(record.run_id)
+
+    async def load(self, run_id: str) -> Run:
+        """A finished run, read back.
+
+        Raises:
+            UnknownNameError: there is no such run.
+            StorageError: it has no result (yet), or its files are gone.
+        """
+        record = self.runs.store.load(run_id)
+        try:
+            result = json.loads(await asyncio.to_thread((record.out / RESULT_FILE).read_bytes))
+        except (OSError, ValueError) as exc:
+            raise StorageError(
+                f"run {run_id!r} is {record.status} and has no readable result in {record.out}",
+                hint=f"`sparklio resume {run_id}`" if record.status != "finished" else "rerun it",
+            ) from exc
+        return Run(run_id, await self.runs.values(run_id), result, record.out / PAGE_FILE)
+
+
+def run(**arguments: Any) -> Run:
+    """A whole run without an event loop of your own: ``sparklio.run(brand={...}, product={...}, mode="mock")``.
+
+    Takes what :class:`Sparklio` and :meth:`Sparklio.run` take.
+    """
+    construction = {key: arguments.pop(key) for key in ("mode", "home", "config", "settings") if key in arguments}
+
+    async def whole() -> Run:
+        async with Sparklio(**construction) as studio:
+            return await studio.run(**arguments)
+
+    return asyncio.run(whole())
+
+
+def _folder(out: str | Path | None) -> Path | None:
+    return Path(out).expanduser().absolute() if out else None

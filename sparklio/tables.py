@@ -1,0 +1,202 @@
+"""Runs, their history and the settings, as tables and trees for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from sparklio.view import clean, seconds
+
+__all__ = ["history_tree", "run_summary", "runs_table", "settings_table"]
+
+Record = Mapping[str, Any]
+
+_STYLES = {"done": "green", "finished": "green", "failed": "red", "running": "cyan", "interrupted": "yellow"}
+
+
+def runs_table(records: Iterable[Record]) -> Table:
+    """One row per run.
+
+    Args:
+        records: ``{run_id, status, mode, product, created_at, parent: {run_id, start_at} | None}`` each, in the order
+            in which they are shown.
+    """
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("run", no_wrap=True, overflow="fold")
+    table.add_column("status", no_wrap=True)
+    table.add_column("mode", no_wrap=True)
+    table.add_column("product")
+    table.add_column("from", no_wrap=True)
+    table.add_column("created", no_wrap=True)
+    for record in records:
+        table.add_row(
+            Text(clean(record["run_id"])),
+            _status(record),
+            _mode(record),
+            Text(clean(record.get("product") or ""), no_wrap=True, overflow="ellipsis"),
+            Text(clean((record.get("parent") or {}).get("start_at") or "")),
+            Text(_moment(record.get("created_at")), "dim"),
+        )
+    return table
+
+
+def history_tree(family: Sequence[Record], points: Sequence[Record]) -> Tree:
+    """The runs of one family as branches, each under the run that it was rerun from, with their checkpoints as leaves.
+
+    Args:
+        family: records as for :func:`runs_table`.
+        points: ``{run_id, checkpoint_id, next: [names], created_at, keys: [state keys present]}`` each.
+    """
+    members = {record["run_id"]: record for record in family}
+    children: dict[str | None, list[Record]] = {}
+    for record in sorted(family, key=lambda record: str(record.get("created_at") or "")):
+        parent = (record.get("parent") or {}).get("run_id")
+        children.setdefault(parent if parent in members else None, []).append(record)
+    tree = Tree(Text("history", "bold"), hide_root=True)
+    _grow(tree, None, children, points)
+    return tree
+
+
+def _grow(
+    branch: Tree, parent: str | None, children: Mapping[str | None, list[Record]], points: Sequence[Record]
+) -> None:
+    for record in children.get(parent, []):
+        run_id = record["run_id"]
+        member = branch.add(_member(record))
+        own = [point for point in points if point["run_id"] == run_id]
+        own.sort(key=lambda point: str(point.get("created_at") or ""))
+        known = set(own[0].get("keys") or ()) if own and record.get("parent") else set()
+        for point in own:
+            member.add(_leaf(point, known))
+            known |= set(point.get("keys") or ())
+        _grow(member, run_id, children, points)
+
+
+def _member(record: Record) -> Text:
+    text = Text.assemble((clean(record["run_id"]), "bold"), "  ", _status(record), "  ", _mode(record))
+    start_at = (record.get("parent") or {}).get("start_at")
+    if start_at:
+        text.append(f"  from {clean(start_at)}", "cyan")
+    return text.append(f"  {_moment(record.get('created_at'))}", "dim")
+
+
+def _leaf(point: Record, known: set[str]) -> Text:
+    """A checkpoint by the head of its id (the part of a UUIDv6 that tells times apart) and the keys that are new."""
+    following = ", ".join(clean(name) for name in point.get("next") or ())
+    added = [clean(key) for key in point.get("keys") or () if key not in known]
+    text = Text.assemble(
+        (_moment(point.get("created_at"), clock=True), "dim"), "  ", clean(point["checkpoint_id"])[:13]
+    )
+    text.append(f"  next {following}" if following else "  end", "cyan" if following else "green")
+    return text.append(f"  +{' +'.join(added)}", "dim") if added else text
+
+
+def run_summary(body: Record) -> RenderableType:
+    """One run: what is known of it, what each agent took, and the review or the error.
+
+    Args:
+        body: a record as for :func:`runs_table` with ``out``, ``error: {code, message, hint} | None`` and as
+            ``result`` the content of result.json, None where there is none.
+    """
+    result = body.get("result") or {}
+    parent = body.get("parent") or {}
+    facts = {
+        "run": Text(clean(body["run_id"]), "bold"),
+        "status": Text.assemble(_status(body), "  ", _mode(body)),
+        "product": clean(body.get("product") or ""),
+        "from": clean(f"{parent['start_at']} of {parent['run_id']}") if parent else "",
+        "created": _moment(body.get("created_at")),
+        "folder": clean(body.get("out") or ""),
+        "headline": clean((result.get("copy") or {}).get("headline") or ""),
+        **_verdict(result.get("review") or {}),
+        **_failure(body.get("error") or {}),
+    }
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in facts.items():
+        if value:
+            grid.add_row(name, value if isinstance(value, Text) else Text(value))
+    nodes = (result.get("meta") or {}).get("nodes") or {}
+    return Group(grid, "", _nodes_table(nodes)) if nodes else grid
+
+
+def _verdict(review: Record) -> dict[str, str]:
+    if not review:
+        return {}
+    verdict = "approved" if review["approved"] else "not approved"
+    return {"review": f"{review['score']}/100, {verdict}: {clean(review['summary'])}"}
+
+
+def _failure(error: Record) -> dict[str, Text | str]:
+    if not error:
+        return {}
+    message = f"{clean(error.get('code') or 'error')}: {clean(error.get('message') or '')}"
+    return {"error": Text(message, "red"), "hint": clean(error.get("hint") or "")}
+
+
+def _nodes_table(nodes: Mapping[str, Record]) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("agent", "model"):
+        table.add_column(name, overflow="fold")
+    for name in ("time", "tokens", "attempts"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, node in nodes.items():
+        tokens = (node.get("usage") or {}).get("total_tokens") or 0
+        table.add_row(
+            Text(clean(name)),
+            Text(clean(f"{node.get('provider') or ''} {node.get('model') or ''}"), "dim"),
+            "reused" if node.get("cached") else seconds(float(node.get("ms") or 0)),
+            f"{tokens:,}" if tokens else "",
+            str(node.get("attempts") or ""),
+        )
+    return table
+
+
+def settings_table(values: Mapping[str, Record]) -> Table:
+    """One row per setting, and one for each value that it hides; that a default is overridden surprises nobody.
+
+    Args:
+        values: ``{value: text | None, source, hides: [{source, value}]}`` by name, secrets masked already.
+    """
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("setting", no_wrap=True)
+    table.add_column("value", overflow="fold")
+    table.add_column("source", no_wrap=True)
+    for name, entry in values.items():
+        value = entry.get("value")
+        table.add_row(
+            Text(clean(name)),
+            Text("not set", "dim") if value is None else Text(clean(value)),
+            Text(clean(entry["source"]), "dim" if entry["source"] == "default" else ""),
+        )
+        for hidden in (hidden for hidden in entry.get("hides") or () if hidden["source"] != "default"):
+            table.add_row(
+                "", Text(f"hides {clean(hidden['value'])}", "yellow"), Text(clean(hidden["source"]), "yellow")
+            )
+    return table
+
+
+def _status(record: Record) -> Text:
+    status = clean(record.get("status") or "")
+    return Text(status, _STYLES.get(status, ""))
+
+
+def _mode(record: Record) -> Text:
+    mode = clean(record.get("mode") or "")
+    return Text(mode, "yellow" if mode == "mock" else "")
+
+
+def _moment(value: object, *, clock: bool = False) -> str:
+    """ISO text or a datetime in the reader's own time zone; what is neither is shown as it is."""
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        return clean(value or "")
+    return moment.astimezone().strftime("%H:%M:%S" if clock else "%m-%d %H:%M")

@@ -1,0 +1,157 @@
+"""What the commands share: printing, errors, and driving a run under a live view."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from providers.errors import describe
+from routing.logs import FORMAT, LOGGERS
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from graph.store import RunRecord
+    from sparklio.studio import Run, Sparklio
+
+__all__ = [
+    "configure",
+    "debugging",
+    "drive",
+    "print_error",
+    "print_json",
+    "say",
+    "show",
+    "wait_for",
+    "warn",
+]
+
+T = TypeVar("T")
+INTERRUPTED = 130
+
+
+@dataclass
+class _Flags:
+    debug: bool = False
+    verbose: bool = False
+
+
+_flags = _Flags()
+
+
+def configure(*, debug: bool, verbose: bool) -> None:
+    _flags.debug, _flags.verbose = debug, verbose
+    handler: logging.Handler = logging.StreamHandler(sys.stderr) if verbose else logging.NullHandler()
+    handler.setFormatter(logging.Formatter(FORMAT))
+    for name in LOGGERS:
+        logging.getLogger(name).handlers = [handler]
+
+
+def debugging() -> bool:
+    return _flags.debug
+
+
+def say(text: str) -> None:
+    typer.echo(text)
+
+
+def warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def show(renderable: RenderableType) -> None:
+    _console(stderr=False).print(renderable)
+
+
+def print_json(body: Any) -> None:
+    typer.echo(json.dumps(body, ensure_ascii=False, indent=2))
+
+
+def print_error(error: BaseException, *, as_json: bool) -> None:
+    body = describe(error)
+    if as_json:
+        typer.echo(json.dumps({"error": body}, ensure_ascii=False), err=True)
+        return
+    typer.echo(f"error: {body['message']}", err=True)
+    if body["hint"]:
+        typer.echo(f"hint: {body['hint']}", err=True)
+    if body.get("run_id"):
+        typer.echo(f"then: sparklio resume {body['run_id']}", err=True)
+
+
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def drive(
+    studio: Sparklio,
+    book: Callable[[Sparklio], Awaitable[RunRecord]],
+    *,
+    as_json: bool,
+    plain: bool,
+) -> None:
+    """Run what ``book`` books, showing it as it goes, then print the result or where it is."""
+    warn(studio.settings.warnings)
+    booked: list[str] = []
+    try:
+        done = asyncio.run(_drive(studio, book, booked, as_json=as_json, plain=plain))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        resume = f"; go on with: sparklio resume {booked[0]}" if booked else ""
+        typer.echo(f"interrupted{resume}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json:
+        print_json(done.result)
+        return
+    review = done.result["review"]
+    say(f"page:   {done.page_path}")
+    say(f"result: {done.page_path.with_name('result.json')}")
+    say(f"review: {review['score']}/100, {'approved' if review['approved'] else 'not approved'}: {review['summary']}")
+
+
+async def _drive(
+    studio: Sparklio,
+    book: Callable[[Sparklio], Awaitable[RunRecord]],
+    booked: list[str],
+    *,
+    as_json: bool,
+    plain: bool,
+) -> Run:
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with studio:
+        record = await book(studio)
+        booked.append(record.run_id)
+        with _view(as_json=as_json, plain=plain) as view:
+            async with aclosing(studio.runs.drive(record)) as events:
+                async for event in events:
+                    view.update(event)
+        return await studio.load(record.run_id)
+
+
+def _view(*, as_json: bool, plain: bool) -> Any:
+    """Live in a terminal, lines elsewhere; with --json only a terminal's stderr gets anything."""
+    from sparklio.view import make_view
+
+    console = _console(stderr=as_json)
+    quiet = as_json and not console.is_terminal
+    return make_view(
+        _console(stderr=True, quiet=True) if quiet else console,
+        plain=plain or _flags.verbose or not console.is_terminal,
+    )
+
+
+def _console(*, stderr: bool, quiet: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, quiet=quiet, highlight=False)
