@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from langgraph.graph import END
+
 from graph.draw.flow import PILLS, Arrow, Flow, group_of, short_name
 
 __all__ = ["draw_mermaid"]

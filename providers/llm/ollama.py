@@ -108,12 +108,7 @@ class OllamaProvider(LLMProvider):
         raise AssertionError("stream() ends in a response or in an error")
 
     async def stream(
-        self,
-        prompt: str,
-        role: str,  # the interface's own
-        task: str,
-        mode: str,
-        options: Options,
+        self, prompt: str, role: str, task: str, mode: str, options: Options
     ) -> AsyncGenerator[LLMChunk, None]:
         """As the base class says. The connection is back in the pool before the last chunk comes."""
         request = self._request(prompt, mode, options)
@@ -370,11 +365,13 @@ class OllamaProvider(LLMProvider):
         )
 
     def _timed_out(self, exchange: _Exchange) -> ProviderError:
-        doing = "answering" if exchange.response is not None else "loading the model or waiting in the queue"
+        doing = "answering" if exchange.response is not None else "loading the model or waiting in its queue"
         return self._error(
             AttemptTimeoutError,
-            f"Ollama was still {doing} when the time of this attempt was up",
-            hint=f"raise OLLAMA_TIMEOUT (now {self.config.text('OLLAMA_TIMEOUT')} s), or use a smaller model",
+            f"Ollama was still {doing} after {exchange.seconds:g} s",
+            hint=f"raise OLLAMA_TIMEOUT (now {self.config.text('OLLAMA_TIMEOUT')} s), or use a smaller model"
+            if exchange.model
+            else f"does the server at {self._url_shown} hang?",
         )
 
     def _empty(self, model: str | None, reason: str | None) -> ProviderError:
@@ -475,6 +472,7 @@ class _Exchange:
 
     def __init__(self, model: str | None, seconds: float) -> None:
         self.model = model
+        self.seconds = seconds
         self.deadline = asyncio.get_running_loop().time() + seconds
         self.response: httpx.Response | None = None
 
