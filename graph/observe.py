@@ -9,12 +9,21 @@ from typing import Any, Protocol
 
 from langgraph.runtime import Runtime
 
-from graph.default_context import default_context
+from graph.default_gateways import default_gateways
 from graph.state import NodeCall
 from nodes.context import Context
 from providers.base import Usage
 from providers.errors import describe
-from routing.contracts import ImageAnswer, ImageRequest, LLMAnswer, LLMRequest, OnProgress, Progress
+from routing.contracts import (
+    ChatGateway,
+    ImageAnswer,
+    ImageGateway,
+    ImageRequest,
+    LLMAnswer,
+    LLMRequest,
+    OnProgress,
+    Progress,
+)
 
 __all__ = ["observed"]
 
@@ -32,18 +41,19 @@ class Node(Protocol):
 class _Book:
     """The gateways as one agent sees them; keeps the answers that it got."""
 
-    context: Context
+    llm: ChatGateway
+    media: ImageGateway
     chats: list[LLMAnswer] = field(default_factory=list)
     attempts: int = 0
 
     async def generate(self, request: LLMRequest, on_progress: OnProgress | None = None) -> LLMAnswer:
-        answer = await self.context.llm.generate(request, on_progress)
+        answer = await self.llm.generate(request, on_progress)
         self.chats.append(answer)
         self.attempts += len(answer.meta.attempts)
         return answer
 
     async def generate_image(self, request: ImageRequest, on_progress: OnProgress | None = None) -> ImageAnswer:
-        answer = await self.context.media.generate_image(request, on_progress)
+        answer = await self.media.generate_image(request, on_progress)
         self.attempts += len(answer.meta.attempts)
         return answer
 
@@ -65,8 +75,12 @@ def observed(name: str, agent: _AgentModule) -> Node:
             else:
                 emit("image_progress", {"step": progress.step, "steps": progress.steps})
 
-        context = runtime.context if runtime.context is not None else await default_context()
-        book = _Book(context)
+        context = runtime.context if runtime.context is not None else Context()
+        if context.llm is not None and context.media is not None:
+            book = _Book(context.llm, context.media)
+        else:
+            gateways = await default_gateways()
+            book = _Book(context.llm or gateways.llm, context.media or gateways.media)
         emit("node_started", {"role": agent.ROLE, "task": agent.TASK})
         started = time.perf_counter()
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
 
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from nodes.context import Context
 from routing.contracts import Language

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
-from routing.contracts import ChatGateway, ImageGateway, Language, LLMOptions, LLMRequest, OnProgress, Stage
+from pydantic import ConfigDict
+from pydantic.json_schema import SkipJsonSchema
+
+from routing.contracts import (
+    ChatGateway,
+    ImageAnswer,
+    ImageGateway,
+    ImageRequest,
+    Language,
+    LLMOptions,
+    LLMRequest,
+    OnProgress,
+    Stage,
+)
 
 __all__ = ["Context"]
+
+G = TypeVar("G")
 
 
 @dataclass(frozen=True)
 class Context:
-    """LangGraph's ``context`` of this graph.
+    """LangGraph's ``context`` of this graph; every field may be left out.
 
     Attributes:
-        llm: the LLM gateway.
-        media: the media gateway.
+        llm: the LLM gateway; None: one from the settings.
+        media: the media gateway; None: one from the settings.
         stage: ``draft`` or ``final``: which routing rules apply.
         seed: the run's own seed; every call's seed comes from it, so a resumed run asks again what it asked before.
         run_id: names this run's image jobs, so that a resumed run finds a job that went on without it.
@@ -26,21 +41,27 @@ class Context:
         on_progress: hears tokens and image steps while a node waits.
     """
 
-    llm: ChatGateway
-    media: ImageGateway
+    __pydantic_config__: ClassVar = ConfigDict(arbitrary_types_allowed=True)  # LangGraph's server asks for its schema
+
+    llm: SkipJsonSchema[ChatGateway | None] = None
+    media: SkipJsonSchema[ImageGateway | None] = None
     stage: Stage = "draft"
     seed: int | None = None
     run_id: str | None = None
     start_at: str | None = None
     max_revisions: int = 1
-    on_progress: OnProgress | None = None
+    on_progress: SkipJsonSchema[OnProgress | None] = None
 
     async def ask(self, role: str, task: str, payload: dict[str, Any], *, language: Language) -> Any:
         """The parsed and validated JSON of one chat call."""
         options = LLMOptions(stage=self.stage, language=language, seed=self.seed_for(task))
         request = LLMRequest(role=role, task=task, mode="json", payload=payload, options=options)
-        answer = await self.llm.generate(request, self.on_progress)
+        answer = await _present(self.llm).generate(request, self.on_progress)
         return answer.output.parsed
+
+    async def make_image(self, request: ImageRequest) -> ImageAnswer:
+        """One call of the media gateway."""
+        return await _present(self.media).generate_image(request, self.on_progress)
 
     def seed_for(self, purpose: str) -> int | None:
         """A seed in 0..2**31-1 for one kind of call, or None where the run has none."""
@@ -53,3 +74,9 @@ class Context:
     @staticmethod
     def _digest(text: str) -> str:
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _present(gateway: G | None) -> G:
+    if gateway is None:
+        raise RuntimeError("the context has no gateways; agents run inside the graph, which provides them")
+    return gateway

@@ -5,9 +5,10 @@ In a revision it also sees its own draft and what the reviewer found in it; outs
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
 
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from nodes.context import Context
 from routing.contracts import Language

@@ -6,9 +6,10 @@ and the brand's colours set the scene.
 
 from __future__ import annotations
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired
 
 from langgraph.runtime import Runtime
+from typing_extensions import TypedDict
 
 from nodes.context import Context
 from routing.contracts import ImageOptions, ImageRequest, Language
@@ -41,7 +42,7 @@ async def vision(state: VisionInput, runtime: Runtime[Context]) -> VisionUpdate:
     }
     written = await runtime.context.ask(ROLE, TASK, payload, language=state.get("language", "ko"))
     request = _image_request(state, wish, written, runtime.context)
-    answer = await runtime.context.media.generate_image(request, runtime.context.on_progress)
+    answer = await runtime.context.make_image(request)
     made = answer.images[0]
     return {
         "image": {

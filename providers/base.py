@@ -8,7 +8,7 @@ the settings either.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
@@ -162,7 +162,9 @@ class LLMProvider(ABC):
             ProviderError: one of its leaves; nothing else leaves a provider but ``CancelledError``.
         """
 
-    async def stream(self, prompt: str, role: str, task: str, mode: str, options: Options) -> AsyncIterator[LLMChunk]:
+    async def stream(
+        self, prompt: str, role: str, task: str, mode: str, options: Options
+    ) -> AsyncGenerator[LLMChunk, None]:
         """The same answer in pieces; the last chunk carries the response. Default: one piece."""
         response = await self.generate(prompt, role, task, mode, options)
         yield LLMChunk(text=response.output.content, response=response)
@@ -232,7 +234,7 @@ class ImageProvider(ABC):
             ProviderError: one of its leaves; nothing else leaves a provider but ``CancelledError``.
         """
 
-    async def stream(self, prompt: str, kind: str, options: Options) -> AsyncIterator[ImageChunk]:
+    async def stream(self, prompt: str, kind: str, options: Options) -> AsyncGenerator[ImageChunk, None]:
         """The same with progress; the last chunk carries the response. Default: one chunk."""
         yield ImageChunk(response=await self.generate(prompt, kind, options))
 

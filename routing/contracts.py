@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 from uuid import uuid4
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
@@ -174,12 +174,14 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@runtime_checkable
 class ChatGateway(Protocol):
     """What agents know of the LLM gateway, in this process or behind HTTP."""
 
     async def generate(self, request: LLMRequest, on_progress: OnProgress | None = None) -> LLMAnswer: ...
 
 
+@runtime_checkable
 class ImageGateway(Protocol):
     """What agents know of the media gateway, in this process or behind HTTP."""
 

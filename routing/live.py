@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from typing import Any
 
 from providers.base import ImageChunk, ImageProvider, LLMChunk, LLMProvider
@@ -28,8 +29,10 @@ class LiveLLM:
     ) -> AsyncGenerator[LLMChunk, None]:
         provider = self._provider(route.provider)
         merged = {**provider.get_default_options(request.role, request.task), **options}
-        async for chunk in provider.stream(prompt.user, request.role, request.task, request.mode, merged):
-            yield chunk
+        answer = provider.stream(prompt.user, request.role, request.task, request.mode, merged)
+        async with aclosing(answer) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def prepare(self) -> None:
         active = self._settings.config.providers.llm.active
@@ -55,8 +58,10 @@ class LiveImages:
     async def stream(
         self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]
     ) -> AsyncGenerator[ImageChunk, None]:
-        async for chunk in self._provider(route.provider).stream(request.prompt, request.kind, options):
-            yield chunk
+        making = self._provider(route.provider).stream(request.prompt, request.kind, options)
+        async with aclosing(making) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def prepare(self) -> None:
         active = self._settings.config.providers.media.active

@@ -1,0 +1,51 @@
+"""Every test runs in an empty folder, with none of the machine's settings, and reaches nothing but loopback."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.standins.comfyui import ComfyUIStandIn
+from tests.standins.ollama import OllamaStandIn
+
+OURS = ("GENERATOR_", "GATEWAY_", "SPARKLIO_", "OLLAMA_", "COMFYUI_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "DALLE_")
+
+BRAND = {"name": "소리결", "industry": "음향기기"}
+PRODUCT = {
+    "name": "소리결 에어 2 무선 이어폰",
+    "category": "블루투스 이어폰",
+    "target": "지하철로 출퇴근하는 30-40대",
+    "key_features": ["소음 차단 -42dB", "한 번 충전에 9시간"],
+    "facts": {"모델명": "SG-A2", "가격": 89000},
+}
+
+
+@pytest.fixture(autouse=True)
+def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(OURS):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def ollama() -> Iterator[OllamaStandIn]:
+    with OllamaStandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def comfyui() -> Iterator[ComfyUIStandIn]:
+    with ComfyUIStandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def live(ollama: OllamaStandIn, comfyui: ComfyUIStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live mode against the two stand-ins; a test takes them by their own names too."""
+    monkeypatch.setenv("GENERATOR_MODE", "live")
+    monkeypatch.setenv("OLLAMA_BASE_URL", ollama.url)
+    monkeypatch.setenv("COMFYUI_BASE_URL", comfyui.url)

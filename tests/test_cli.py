@@ -1,0 +1,254 @@
+"""The command line as a process: what a person types, sees and gets as an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pytest
+import yaml
+
+from tests.conftest import BRAND, PRODUCT
+from tests.standins.comfyui import ComfyUIStandIn
+from tests.standins.ollama import OllamaStandIn
+from tests.standins.server import free_port
+
+NODES = ("brand", "brief", "strategist", "copywriter", "vision", "reviewer")
+
+
+def _start(*words: str, **environ: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sparklio", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUTF8": "1", **environ},
+    )
+
+
+def _sparklio(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    process = _start(*words, **environ)
+    out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def _ok(*words: str, **environ: str) -> str:
+    done = _sparklio(*words, **environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def _json(*words: str, **environ: str) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(_ok(*words, "--json", **environ))
+    return body
+
+
+def _refused(code: int, *words: str, **environ: str) -> str:
+    done = _sparklio(*words, **environ)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "hint: " in done.stderr
+    return done.stderr
+
+
+@pytest.fixture
+def earbuds(tmp_path: Path) -> Path:
+    path = tmp_path / "earbuds.yaml"
+    path.write_text(yaml.safe_dump({"brand": BRAND, "product": PRODUCT}, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def test_run_without_anything_makes_a_page(tmp_path: Path) -> None:
+    out = _ok("run")
+    (folder,) = (tmp_path / ".sparklio" / "runs").iterdir()
+    assert str(folder / "page.html") in out
+    assert {"result.json", "page.html", "images", "run.log", "run.json"} <= {path.name for path in folder.iterdir()}
+    assert [line.split()[-2:] for line in out.splitlines() if " finished" in line]
+
+
+def test_run_with_out_and_json(earbuds: Path, tmp_path: Path) -> None:
+    result = _json("run", str(earbuds), "--out", "page", "--run-id", "ears")
+    assert set(result) == {"brand_summary", "brief", "sections", "copy", "image", "review", "meta"}
+    assert result == json.loads((tmp_path / "page" / "result.json").read_text(encoding="utf-8"))
+    assert "소리결" in (tmp_path / "page" / "result.json").read_text(encoding="utf-8"), "Korean unescaped"
+    picture = Path(unquote(urlparse(result["image"]["url"]).path))
+    assert picture.parent == tmp_path / "page" / "images"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "page" / "page.html").read_text(encoding="utf-8")
+    assert "소리결 에어 2" in page
+    assert "프로틴" not in page
+
+
+def test_rerun_history_runs_and_show(earbuds: Path) -> None:
+    _ok("run", str(earbuds), "--run-id", "ears")
+    again = _json("rerun", "ears", "--from", "copywriter", "--set", "brief.target=캠핑족")
+    assert again["meta"]["run_id"] == "ears.2"
+    assert again["brief"]["target"] == "캠핑족"
+    assert {name for name, node in again["meta"]["nodes"].items() if not node["cached"]} == {"copywriter", "reviewer"}
+    for member in ("ears", "ears.2"):
+        told = _ok("history", member)
+        assert "ears.2" in told
+        assert "copywriter" in told
+    points = _json("history", "ears")["points"]
+    assert {point["run_id"] for point in points} == {"ears", "ears.2"}
+    assert [record["run_id"] for record in _json("runs")["runs"]] == ["ears.2", "ears"]
+    assert "ears.2" in _ok("runs")
+    assert _json("show", "ears.2")["result"]["copy"] == again["copy"]
+    headline = "".join(again["copy"]["headline"].split())
+    assert headline in "".join(_ok("show", "ears.2").split()), "whatever the lines are broken at"
+
+
+def test_resume_of_a_finished_run_prints_its_result(earbuds: Path) -> None:
+    first = _json("run", str(earbuds), "--run-id", "ears")
+    assert _json("resume", "ears") == first
+
+
+@pytest.mark.parametrize("drawing", ["mermaid", "ascii", "svg"])
+def test_graph(drawing: str, tmp_path: Path) -> None:
+    text = _ok("graph", "--format", drawing)
+    assert all(name in text for name in NODES)
+    _ok("graph", "--format", drawing, "--out", "flow.txt")
+    assert (tmp_path / "flow.txt").read_text(encoding="utf-8").strip() == text.strip()
+
+
+def test_init_then_run(tmp_path: Path) -> None:
+    _ok("init", "here")
+    names = {str(path.relative_to(tmp_path / "here")) for path in (tmp_path / "here").rglob("*") if path.is_file()}
+    assert names == {".env", "provider_config.yaml", "examples/protein_plus.yaml"}
+    (tmp_path / "here" / ".env").write_text("MINE=1\n")
+    assert "kept" in _ok("init", "here")
+    assert (tmp_path / "here" / ".env").read_text() == "MINE=1\n"
+
+
+def test_config_tells_value_source_and_what_it_hides(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OLLAMA_BASE_URL=http://desktop:11434\n")
+    body = _json("config", OLLAMA_BASE_URL="http://old:11434")
+    shown = body["settings"]["OLLAMA_BASE_URL"]
+    assert (shown["value"], shown["source"]) == ("http://old:11434", "environment")
+    assert shown["hides"][0] == {"source": ".env", "value": "http://desktop:11434"}
+    done = _sparklio("config", OLLAMA_BASE_URL="http://old:11434")
+    assert "http://old:11434" in done.stdout
+    assert "unset OLLAMA_BASE_URL" in done.stderr
+
+
+def test_the_shadow_is_said_at_the_start_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OLLAMA_BASE_URL=http://desktop:11434\n")
+    assert "unset OLLAMA_BASE_URL" in _sparklio("run", OLLAMA_BASE_URL="http://old:11434").stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("run", "nowhere.yaml"), "nowhere.yaml"),
+        (("run", "--run-id", "../../x"), "run id"),
+        (("show", "../../x"), "not a run id"),
+        (("show", "nobody"), "unknown run 'nobody'"),
+        (("history", "nobody"), "unknown run"),
+        (("resume", "nobody"), "unknown run"),
+        (("rerun", "nobody", "--from", "brand"), "unknown run"),
+        (("rerun", "there"), "needs a node"),
+        (("rerun", "there", "--from", "copywritter"), "known: brand, brief, copywriter, reviewer, strategist, vision"),
+        (("rerun", "there", "--set", "brief"), "path=value"),
+        (("rerun", "there", "--set", "brief.targett=x"), "no such value"),
+        (("run", "--run-id", "there"), "exists already"),
+    ],
+)
+def test_wrong_usage_is_exit_2_with_a_hint(words: tuple[str, ...], says: str) -> None:
+    if "there" in words:
+        _ok("run", "--run-id", "there")
+    assert says in _refused(2, *words)
+
+
+def test_wrong_choice_lists_the_choices() -> None:
+    done = _sparklio("run", "--mode", "real")
+    assert done.returncode == 2
+    assert "mock" in done.stderr
+    assert "live" in done.stderr
+
+
+def test_wrong_config_is_exit_2(tmp_path: Path) -> None:
+    (tmp_path / "provider_config.yaml").write_text("providers: {llm: {active: [olama]}}")
+    assert "providers.llm.active[0]" in _refused(2, "run")
+
+
+def test_errors_as_json_go_to_stderr() -> None:
+    done = _sparklio("run", "nowhere.yaml", "--json")
+    assert (done.returncode, done.stdout) == (2, "")
+    error = json.loads(done.stderr)["error"]
+    assert set(error) >= {"code", "message", "hint", "request_id"}
+
+
+def test_debug_shows_the_trace() -> None:
+    assert "Traceback" in _sparklio("run", "nowhere.yaml", "--debug").stderr
+
+
+def test_verbose_shows_the_log() -> None:
+    assert "node_finished" in _sparklio("run", "-v").stderr
+
+
+def test_live_on_a_closed_port_is_exit_1_and_says_what_to_do() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    told = _refused(1, "run", GENERATOR_MODE="live", OLLAMA_BASE_URL=url)
+    assert url in told
+    assert "ollama serve" in told
+    assert "sparklio resume" in told
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; see the next test")
+def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "locked" in _refused(1, "run", SPARKLIO_HOME="locked/home")
+
+
+def test_home_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "file" in _refused(1, "run", SPARKLIO_HOME="file/home")
+    assert "file" in _refused(1, "run", "--out", "file/out")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_says_how_to_resume(
+    number: signal.Signals, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
+) -> None:
+    urls = {"GENERATOR_MODE": "live", "OLLAMA_BASE_URL": ollama.url, "COMFYUI_BASE_URL": comfyui.url}
+    comfyui.seconds_per_image = 30.0
+    process = _start("run", "--run-id", "page", "--plain", **urls)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "reviewer" in line and "finished" in line:
+            break
+    process.send_signal(number)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "sparklio resume page" in err
+    assert _json("runs", **urls)["runs"][0]["status"] == "interrupted"
+
+
+def test_run_killed_outright_is_told_as_interrupted_and_its_lock_is_free(
+    ollama: OllamaStandIn, comfyui: ComfyUIStandIn
+) -> None:
+    urls = {"GENERATOR_MODE": "live", "OLLAMA_BASE_URL": ollama.url, "COMFYUI_BASE_URL": comfyui.url}
+    ollama.fail_always("hang", task="ContentPlan")
+    process = _start("run", "--run-id", "page", "--plain", **urls)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "strategist" in line and "started" in line:
+            break
+    assert _json("runs", **urls)["runs"][0]["status"] == "running"
+    busy = _sparklio("resume", "page", **urls)
+    assert busy.returncode == 1
+    assert "another process" in busy.stderr
+    process.kill()
+    process.communicate()
+    assert _json("runs", **urls)["runs"][0]["status"] == "interrupted"
+    ollama.fail_always(None)
+    before = ollama.by_task.copy()
+    result = _json("resume", "page", **urls)
+    assert set(result["meta"]["nodes"]) == set(NODES)
+    assert ollama.by_task["BrandSummary"] == before["BrandSummary"]
