@@ -177,6 +177,10 @@ class LLMProvider(ABC):
         """Options that this vendor wants for a role and task beneath everybody else's."""
         return {}
 
+    async def prepare(self) -> None:
+        """Make the imports and connections that the first call would wait for. A dead service is no error here."""
+        await self.health_check()
+
     async def aclose(self) -> None:
         """Close the running event loop's connections."""
 
@@ -241,6 +245,10 @@ class ImageProvider(ABC):
     @abstractmethod
     async def health_check(self) -> bool:
         """Whether the service answers. Never raises for a service that is down."""
+
+    async def prepare(self) -> None:
+        """Make the imports and connections that the first call would wait for. A dead service is no error here."""
+        await self.health_check()
 
     async def aclose(self) -> None:
         """Close the running event loop's connections."""

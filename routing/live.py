@@ -36,7 +36,7 @@ class LiveLLM:
 
     async def prepare(self) -> None:
         active = self._settings.config.providers.llm.active
-        await asyncio.gather(*(self._provider(name).health_check() for name in active))
+        await asyncio.gather(*(self._provider(name).prepare() for name in active))
 
     async def aclose(self) -> None:
         for provider in self._providers.values():
@@ -65,7 +65,7 @@ class LiveImages:
 
     async def prepare(self) -> None:
         active = self._settings.config.providers.media.active
-        await asyncio.gather(*(self._provider(name).health_check() for name in active))
+        await asyncio.gather(*(self._provider(name).prepare() for name in active))
 
     async def aclose(self) -> None:
         for provider in self._providers.values():

@@ -620,3 +620,26 @@ async def test_standin_speaks_the_other_endpoints(ollama: OllamaStandIn) -> None
         assert (await client.post("/api/chat", content="{")).status_code == 400
         names = [model["name"] for model in (await client.get("/api/ps")).json()["models"]]
         assert names == ["mistral-small:latest"]
+
+
+async def test_key_travels_as_a_bearer_token_with_answers_and_probes() -> None:
+    values = {"OLLAMA_BASE_URL": "http://guarded:11434", "OLLAMA_TIMEOUT": "5", "OLLAMA_API_KEY": "key-of-the-house"}
+    provider = OllamaProvider(ProviderConfig("home", values))
+    with respx.mock as router:
+        chat = router.post("http://guarded:11434/api/chat").respond(401, json={"error": "unauthorized"})
+        version = router.get("http://guarded:11434/api/version").respond(json={"version": "1"})
+        with pytest.raises(RejectedError) as caught:
+            await ask(provider)
+        assert await provider.health_check()
+    await provider.aclose()
+    for route in (chat, version):
+        assert route.calls.last.request.headers["authorization"] == "Bearer key-of-the-house"
+    assert "key-of-the-house" not in f"{caught.value.to_dict()} {provider.config!r}"
+
+
+async def test_prepare_makes_the_import_and_the_connection_that_an_answer_needs(ollama: OllamaStandIn) -> None:
+    provider = make_provider(ollama.url)
+    await provider.prepare()
+    await ask(provider)
+    assert ollama.connections_made == 1
+    await provider.aclose()

@@ -93,6 +93,7 @@ class OllamaProvider(LLMProvider):
     settings = (
         Setting("OLLAMA_BASE_URL", "Address of the Ollama server.", default="http://localhost:11434", kind="url"),
         Setting("OLLAMA_DEFAULT_MODEL", "Model where no rule of provider_config.yaml names one.", kind="model"),
+        Setting("OLLAMA_API_KEY", "Key of a hosted or guarded Ollama; none at home.", secret=True),
         Setting("OLLAMA_TIMEOUT", "Seconds that one attempt at an answer may take.", default="120", kind="seconds"),
     )
 
@@ -119,6 +120,10 @@ class OllamaProvider(LLMProvider):
                 if text:
                     yield LLMChunk(text=text)
         yield LLMChunk(response=self._response(request, answer))
+
+    async def prepare(self) -> None:
+        _ = self._connections.get().chat
+        await self.health_check()
 
     async def health_check(self) -> bool:
         try:
@@ -213,7 +218,11 @@ class OllamaProvider(LLMProvider):
     # -- the exchange --------------------------------------------------------------------------------------------------
 
     def _connect(self) -> _Connection:
-        return _Connection(self._url, read_timeout_s=self.config.seconds("OLLAMA_TIMEOUT"))
+        return _Connection(
+            self._url,
+            api_key=self.config.values.get("OLLAMA_API_KEY"),
+            read_timeout_s=self.config.seconds("OLLAMA_TIMEOUT"),
+        )
 
     @asynccontextmanager
     async def _borrowed(self) -> AsyncGenerator[_Connection, None]:
@@ -504,13 +513,15 @@ class _Connection:
         suspect: a cancellation may have left a connection in the pool that is never used again.
     """
 
-    def __init__(self, url: httpx.URL, *, read_timeout_s: float) -> None:
+    def __init__(self, url: httpx.URL, *, api_key: str | None, read_timeout_s: float) -> None:
         self.users = 0
         self.suspect = False
         self._url = str(_without_credentials(url))
         self._options = client_options(self._url, read_timeout_s=read_timeout_s)
         if url.userinfo:
             self._options["auth"] = httpx.BasicAuth(url.username, url.password)
+        if api_key:
+            self._options["headers"] = {"authorization": f"Bearer {api_key}"}
         shared = {key: self._options[key] for key in ("verify", "limits", "trust_env")}
         self._asynchronous: dict[str, Any] = {
             "transport": httpx.AsyncHTTPTransport(**shared),
