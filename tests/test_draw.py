@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypedDict, get_args
 from xml.etree import ElementTree as ET
 
@@ -11,6 +12,7 @@ import pytest
 from langgraph.graph import END, START, StateGraph
 
 from graph.draw import Arrow, Format, draw, read_flow
+from sparklio.drawing import draw_flow
 
 AGENTS = ["brand", "brief", "strategist", "copywriter", "vision", "reviewer"]
 CAPTIONS = {
@@ -290,3 +292,8 @@ def test_the_group_holds_its_nodes_and_no_other():
         and top < float(str(node.get("y"))) < top + height
     }
     assert inside == {"copywriter", "reviewer"}
+
+
+def test_the_picture_in_the_docs_is_fresh() -> None:
+    stored = (Path(__file__).parent.parent / "docs" / "flow.svg").read_text(encoding="utf-8")
+    assert stored == draw_flow("svg"), "run: sparklio graph --format svg --out docs/flow.svg"
