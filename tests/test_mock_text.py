@@ -374,8 +374,8 @@ def test_tools_without_a_usable_tool_call_nothing():
 def test_hostile_schemas_do_no_harm():
     odd = {"type": "array", "items": {"type": "string", "minLength": 10**12}, "minItems": 10**12, "maxItems": "x"}
     wide = {f"p{number}": {"$ref": "#"} for number in range(12)}
-    schema = {"properties": {"odd": odd, "n": {"type": "integer", "minimum": "a", "maximum": 10**400}, **wide}}
-    schema |= {"required": list(schema["properties"]), "enum": 3, "$defs": []}
+    properties = {"odd": odd, "n": {"type": "integer", "minimum": "a", "maximum": 10**400}, **wide}
+    schema = {"properties": properties, "required": list(properties), "enum": 3, "$defs": []}
     assert json.loads(ask("x", "y", {"name": "찻잔"}, "tools", tools=[{"name": "grow", "parameters": schema}]))
 
 
