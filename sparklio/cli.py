@@ -223,8 +223,6 @@ def main() -> None:
     try:
         app(args=words)
     except Exception as exc:
-        if terminal.debugging():
-            raise
         terminal.print_error(exc, as_json="--json" in words)
         sys.exit(2 if isinstance(exc, UsageError) else 1)
 

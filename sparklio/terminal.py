@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "configure",
-    "debugging",
     "drive",
     "print_error",
     "print_json",
@@ -56,10 +56,6 @@ def configure(*, debug: bool, verbose: bool) -> None:
         logging.getLogger(name).handlers = [handler]
 
 
-def debugging() -> bool:
-    return _flags.debug
-
-
 def say(text: str) -> None:
     typer.echo(text)
 
@@ -78,6 +74,9 @@ def print_json(body: Any) -> None:
 
 
 def print_error(error: BaseException, *, as_json: bool) -> None:
+    """One sentence and a hint on stderr, or the error object; with ``--debug`` the trace before it."""
+    if _flags.debug:
+        traceback.print_exception(error)
     body = describe(error)
     if as_json:
         typer.echo(json.dumps({"error": body}, ensure_ascii=False), err=True)

@@ -1,4 +1,4 @@
-"""The command line as a process: what a person types, sees and gets as an exit code."""
+"""The command line: what a person types, sees and gets as an exit code."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 import yaml
 
+from sparklio.cli import main
 from tests.conftest import BRAND, PRODUCT
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
@@ -32,29 +33,44 @@ def _start(*words: str, **environ: str) -> subprocess.Popen[str]:
     )
 
 
-def _sparklio(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    process = _start(*words, **environ)
-    out, err = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(words, process.returncode, out, err)
+class Shell:
+    """Runs commands inside the test's own process, where the imports are made already."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch = monkeypatch
+        self._capsys = capsys
+
+    def __call__(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        self._capsys.readouterr()
+        with self._monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+            patched.setattr(sys, "argv", ["sparklio", *words])
+            for name, value in environ.items():
+                patched.setenv(name, value)
+            main()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(words, code, *self._capsys.readouterr())
+
+    def ok(self, *words: str, **environ: str) -> str:
+        done = self(*words, **environ)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def json(self, *words: str, **environ: str) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(self.ok(*words, "--json", **environ))
+        return body
+
+    def refused(self, code: int, *words: str, **environ: str) -> str:
+        done = self(*words, **environ)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        assert "hint: " in done.stderr
+        return done.stderr
 
 
-def _ok(*words: str, **environ: str) -> str:
-    done = _sparklio(*words, **environ)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def _json(*words: str, **environ: str) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads(_ok(*words, "--json", **environ))
-    return body
-
-
-def _refused(code: int, *words: str, **environ: str) -> str:
-    done = _sparklio(*words, **environ)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    assert "hint: " in done.stderr
-    return done.stderr
+@pytest.fixture
+def sparklio(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -64,16 +80,16 @@ def earbuds(tmp_path: Path) -> Path:
     return path
 
 
-def test_run_without_anything_makes_a_page(tmp_path: Path) -> None:
-    out = _ok("run")
+def test_run_without_anything_makes_a_page(sparklio: Shell, tmp_path: Path) -> None:
+    out = sparklio.ok("run")
     (folder,) = (tmp_path / ".sparklio" / "runs").iterdir()
     assert str(folder / "page.html") in out
     assert {"result.json", "page.html", "images", "run.log", "run.json"} <= {path.name for path in folder.iterdir()}
     assert [line.split()[-2:] for line in out.splitlines() if " finished" in line]
 
 
-def test_run_with_out_and_json(earbuds: Path, tmp_path: Path) -> None:
-    result = _json("run", str(earbuds), "--out", "page", "--run-id", "ears")
+def test_run_with_out_and_json(sparklio: Shell, earbuds: Path, tmp_path: Path) -> None:
+    result = sparklio.json("run", str(earbuds), "--out", "page", "--run-id", "ears")
     assert set(result) == {"brand_summary", "brief", "sections", "copy", "image", "review", "meta"}
     assert result == json.loads((tmp_path / "page" / "result.json").read_text(encoding="utf-8"))
     assert "소리결" in (tmp_path / "page" / "result.json").read_text(encoding="utf-8"), "Korean unescaped"
@@ -85,61 +101,61 @@ def test_run_with_out_and_json(earbuds: Path, tmp_path: Path) -> None:
     assert "프로틴" not in page
 
 
-def test_rerun_history_runs_and_show(earbuds: Path) -> None:
-    _ok("run", str(earbuds), "--run-id", "ears")
-    again = _json("rerun", "ears", "--from", "copywriter", "--set", "brief.target=캠핑족")
+def test_rerun_history_runs_and_show(sparklio: Shell, earbuds: Path) -> None:
+    sparklio.ok("run", str(earbuds), "--run-id", "ears")
+    again = sparklio.json("rerun", "ears", "--from", "copywriter", "--set", "brief.target=캠핑족")
     assert again["meta"]["run_id"] == "ears.2"
     assert again["brief"]["target"] == "캠핑족"
     assert {name for name, node in again["meta"]["nodes"].items() if not node["cached"]} == {"copywriter", "reviewer"}
     for member in ("ears", "ears.2"):
-        told = _ok("history", member)
+        told = sparklio.ok("history", member)
         assert "ears.2" in told
         assert "copywriter" in told
-    points = _json("history", "ears")["points"]
+    points = sparklio.json("history", "ears")["points"]
     assert {point["run_id"] for point in points} == {"ears", "ears.2"}
-    assert [record["run_id"] for record in _json("runs")["runs"]] == ["ears.2", "ears"]
-    assert "ears.2" in _ok("runs")
-    assert _json("show", "ears.2")["result"]["copy"] == again["copy"]
+    assert [record["run_id"] for record in sparklio.json("runs")["runs"]] == ["ears.2", "ears"]
+    assert "ears.2" in sparklio.ok("runs")
+    assert sparklio.json("show", "ears.2")["result"]["copy"] == again["copy"]
     headline = "".join(again["copy"]["headline"].split())
-    assert headline in "".join(_ok("show", "ears.2").split()), "whatever the lines are broken at"
+    assert headline in "".join(sparklio.ok("show", "ears.2").split()), "whatever the lines are broken at"
 
 
-def test_resume_of_a_finished_run_prints_its_result(earbuds: Path) -> None:
-    first = _json("run", str(earbuds), "--run-id", "ears")
-    assert _json("resume", "ears") == first
+def test_resume_of_a_finished_run_prints_its_result(sparklio: Shell, earbuds: Path) -> None:
+    first = sparklio.json("run", str(earbuds), "--run-id", "ears")
+    assert sparklio.json("resume", "ears") == first
 
 
 @pytest.mark.parametrize("drawing", ["mermaid", "ascii", "svg"])
-def test_graph(drawing: str, tmp_path: Path) -> None:
-    text = _ok("graph", "--format", drawing)
+def test_graph(sparklio: Shell, drawing: str, tmp_path: Path) -> None:
+    text = sparklio.ok("graph", "--format", drawing)
     assert all(name in text for name in NODES)
-    _ok("graph", "--format", drawing, "--out", "flow.txt")
+    sparklio.ok("graph", "--format", drawing, "--out", "flow.txt")
     assert (tmp_path / "flow.txt").read_text(encoding="utf-8").strip() == text.strip()
 
 
-def test_init_then_run(tmp_path: Path) -> None:
-    _ok("init", "here")
+def test_init_then_run(sparklio: Shell, tmp_path: Path) -> None:
+    sparklio.ok("init", "here")
     names = {str(path.relative_to(tmp_path / "here")) for path in (tmp_path / "here").rglob("*") if path.is_file()}
     assert names == {".env", "provider_config.yaml", "examples/protein_plus.yaml"}
     (tmp_path / "here" / ".env").write_text("MINE=1\n")
-    assert "kept" in _ok("init", "here")
+    assert "kept" in sparklio.ok("init", "here")
     assert (tmp_path / "here" / ".env").read_text() == "MINE=1\n"
 
 
-def test_config_tells_value_source_and_what_it_hides(tmp_path: Path) -> None:
+def test_config_tells_value_source_and_what_it_hides(sparklio: Shell, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("OLLAMA_BASE_URL=http://desktop:11434\n")
-    body = _json("config", OLLAMA_BASE_URL="http://old:11434")
+    body = sparklio.json("config", OLLAMA_BASE_URL="http://old:11434")
     shown = body["settings"]["OLLAMA_BASE_URL"]
     assert (shown["value"], shown["source"]) == ("http://old:11434", "environment")
     assert shown["hides"][0] == {"source": ".env", "value": "http://desktop:11434"}
-    done = _sparklio("config", OLLAMA_BASE_URL="http://old:11434")
+    done = sparklio("config", OLLAMA_BASE_URL="http://old:11434")
     assert "http://old:11434" in done.stdout
     assert "unset OLLAMA_BASE_URL" in done.stderr
 
 
-def test_the_shadow_is_said_at_the_start_of_a_run(tmp_path: Path) -> None:
+def test_the_shadow_is_said_at_the_start_of_a_run(sparklio: Shell, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("OLLAMA_BASE_URL=http://desktop:11434\n")
-    assert "unset OLLAMA_BASE_URL" in _sparklio("run", OLLAMA_BASE_URL="http://old:11434").stderr
+    assert "unset OLLAMA_BASE_URL" in sparklio("run", OLLAMA_BASE_URL="http://old:11434").stderr
 
 
 @pytest.mark.parametrize(
@@ -159,62 +175,64 @@ def test_the_shadow_is_said_at_the_start_of_a_run(tmp_path: Path) -> None:
         (("run", "--run-id", "there"), "exists already"),
     ],
 )
-def test_wrong_usage_is_exit_2_with_a_hint(words: tuple[str, ...], says: str) -> None:
+def test_wrong_usage_is_exit_2_with_a_hint(sparklio: Shell, words: tuple[str, ...], says: str) -> None:
     if "there" in words:
-        _ok("run", "--run-id", "there")
-    assert says in _refused(2, *words)
+        sparklio.ok("run", "--run-id", "there")
+    assert says in sparklio.refused(2, *words)
 
 
-def test_wrong_choice_lists_the_choices() -> None:
-    done = _sparklio("run", "--mode", "real")
+def test_wrong_choice_lists_the_choices(sparklio: Shell) -> None:
+    done = sparklio("run", "--mode", "real")
     assert done.returncode == 2
     assert "mock" in done.stderr
     assert "live" in done.stderr
 
 
-def test_wrong_config_is_exit_2(tmp_path: Path) -> None:
+def test_wrong_config_is_exit_2(sparklio: Shell, tmp_path: Path) -> None:
     (tmp_path / "provider_config.yaml").write_text("providers: {llm: {active: [olama]}}")
-    assert "providers.llm.active[0]" in _refused(2, "run")
+    assert "providers.llm.active[0]" in sparklio.refused(2, "run")
 
 
-def test_errors_as_json_go_to_stderr() -> None:
-    done = _sparklio("run", "nowhere.yaml", "--json")
+def test_errors_as_json_go_to_stderr(sparklio: Shell) -> None:
+    done = sparklio("run", "nowhere.yaml", "--json")
     assert (done.returncode, done.stdout) == (2, "")
     error = json.loads(done.stderr)["error"]
     assert set(error) >= {"code", "message", "hint", "request_id"}
 
 
-def test_debug_shows_the_trace() -> None:
-    assert "Traceback" in _sparklio("run", "nowhere.yaml", "--debug").stderr
+def test_debug_shows_the_trace(sparklio: Shell) -> None:
+    done = sparklio("run", "nowhere.yaml", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
 
 
-def test_verbose_shows_the_log() -> None:
-    assert "node_finished" in _sparklio("run", "-v").stderr
+def test_verbose_shows_the_log(sparklio: Shell) -> None:
+    assert "node_finished" in sparklio("run", "-v").stderr
 
 
-def test_live_on_a_closed_port_is_exit_1_and_says_what_to_do() -> None:
+def test_live_on_a_closed_port_is_exit_1_and_says_what_to_do(sparklio: Shell) -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    told = _refused(1, "run", GENERATOR_MODE="live", OLLAMA_BASE_URL=url)
+    told = sparklio.refused(1, "run", GENERATOR_MODE="live", OLLAMA_BASE_URL=url)
     assert url in told
     assert "ollama serve" in told
     assert "sparklio resume" in told
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere; see the next test")
-def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written(sparklio: Shell, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
-    assert "locked" in _refused(1, "run", SPARKLIO_HOME="locked/home")
+    assert "locked" in sparklio.refused(1, "run", SPARKLIO_HOME="locked/home")
 
 
-def test_home_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+def test_home_below_a_file_cannot_be_written(sparklio: Shell, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert "file" in _refused(1, "run", SPARKLIO_HOME="file/home")
-    assert "file" in _refused(1, "run", "--out", "file/out")
+    assert "file" in sparklio.refused(1, "run", SPARKLIO_HOME="file/home")
+    assert "file" in sparklio.refused(1, "run", "--out", "file/out")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_says_how_to_resume(
-    number: signal.Signals, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
+    sparklio: Shell, number: signal.Signals, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
 ) -> None:
     urls = {"GENERATOR_MODE": "live", "OLLAMA_BASE_URL": ollama.url, "COMFYUI_BASE_URL": comfyui.url}
     comfyui.seconds_per_image = 30.0
@@ -227,11 +245,11 @@ def test_interrupted_run_says_how_to_resume(
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "sparklio resume page" in err
-    assert _json("runs", **urls)["runs"][0]["status"] == "interrupted"
+    assert sparklio.json("runs", **urls)["runs"][0]["status"] == "interrupted"
 
 
 def test_run_killed_outright_is_told_as_interrupted_and_its_lock_is_free(
-    ollama: OllamaStandIn, comfyui: ComfyUIStandIn
+    sparklio: Shell, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
 ) -> None:
     urls = {"GENERATOR_MODE": "live", "OLLAMA_BASE_URL": ollama.url, "COMFYUI_BASE_URL": comfyui.url}
     ollama.fail_always("hang", task="ContentPlan")
@@ -240,15 +258,15 @@ def test_run_killed_outright_is_told_as_interrupted_and_its_lock_is_free(
     for line in process.stdout:
         if "strategist" in line and "started" in line:
             break
-    assert _json("runs", **urls)["runs"][0]["status"] == "running"
-    busy = _sparklio("resume", "page", **urls)
+    assert sparklio.json("runs", **urls)["runs"][0]["status"] == "running"
+    busy = sparklio("resume", "page", **urls)
     assert busy.returncode == 1
     assert "another process" in busy.stderr
     process.kill()
     process.communicate()
-    assert _json("runs", **urls)["runs"][0]["status"] == "interrupted"
+    assert sparklio.json("runs", **urls)["runs"][0]["status"] == "interrupted"
     ollama.fail_always(None)
     before = ollama.by_task.copy()
-    result = _json("resume", "page", **urls)
+    result = sparklio.json("resume", "page", **urls)
     assert set(result["meta"]["nodes"]) == set(NODES)
     assert ollama.by_task["BrandSummary"] == before["BrandSummary"]
