@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -20,17 +22,31 @@ from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
 from tests.standins.server import free_port
 
+ROOT = Path(__file__).resolve().parent.parent
 NODES = ("brand", "brief", "strategist", "copywriter", "vision", "reviewer")
 
 
-def _start(*words: str, **environ: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "sparklio", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUTF8": "1", **environ},
-    )
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts ``sparklio`` as a process of its own; what is left at the end is killed."""
+    with ExitStack() as stack:
+
+        def start(*words: str, **environ: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sparklio", *words],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT), **environ},
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            return process
+
+        yield start
 
 
 class Shell:
@@ -232,11 +248,11 @@ def test_home_below_a_file_cannot_be_written(sparklio: Shell, tmp_path: Path) ->
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_run_says_how_to_resume(
-    sparklio: Shell, number: signal.Signals, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
+    start: Start, sparklio: Shell, number: signal.Signals, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
 ) -> None:
     urls = {"GENERATOR_MODE": "live", "OLLAMA_BASE_URL": ollama.url, "COMFYUI_BASE_URL": comfyui.url}
     comfyui.seconds_per_image = 30.0
-    process = _start("run", "--run-id", "page", "--plain", **urls)
+    process = start("run", "--run-id", "page", "--plain", **urls)
     assert process.stdout is not None
     for line in process.stdout:
         if "reviewer" in line and "finished" in line:
@@ -249,11 +265,11 @@ def test_interrupted_run_says_how_to_resume(
 
 
 def test_run_killed_outright_is_told_as_interrupted_and_its_lock_is_free(
-    sparklio: Shell, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
+    start: Start, sparklio: Shell, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
 ) -> None:
     urls = {"GENERATOR_MODE": "live", "OLLAMA_BASE_URL": ollama.url, "COMFYUI_BASE_URL": comfyui.url}
     ollama.fail_always("hang", task="ContentPlan")
-    process = _start("run", "--run-id", "page", "--plain", **urls)
+    process = start("run", "--run-id", "page", "--plain", **urls)
     assert process.stdout is not None
     for line in process.stdout:
         if "strategist" in line and "started" in line:
