@@ -222,7 +222,7 @@ def main() -> None:
     words = [word for word in words if word in flags] + [word for word in words if word not in flags]
     try:
         app(args=words)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - the last line of defence: a defect, too, is told in one sentence
         terminal.print_error(exc, as_json="--json" in words)
         sys.exit(2 if isinstance(exc, UsageError) else 1)
 
