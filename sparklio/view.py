@@ -284,18 +284,11 @@ def _cell(text: Text, width: int) -> Text:
 
 
 def _ending(run: Progress) -> Text | None:
-    """The last lines. They may wrap, as a hint or a path cut off helps nobody."""
-    if run.status == "failed":
-        return _failure(run.outcome)
+    """The last line; the message and hint of a failure are the command's to tell."""
     if run.status != "done":
         return None
     facts = [f"done in {seconds(float(run.outcome.get('wall_ms') or run.at))}", _tokens(_total(run.outcome))]
     return Text("  ".join(fact for fact in facts if fact), "green")
-
-
-def _failure(data: Mapping[str, Any]) -> Text:
-    text = Text.assemble((clean(data.get("message") or data.get("code") or "failed"), "red"), overflow="fold")
-    return text.append(f"\nhint: {clean(data['hint'])}", "yellow") if data.get("hint") else text
 
 
 def _tail(text: str, cells: int) -> str:
@@ -349,7 +342,7 @@ def _plain_words(event: Event) -> str:
     if kind == "run_started":
         return _plain_started(event, data)
     if kind in {"node_failed", "run_failed"}:
-        return _plain_failure(event, data)
+        return f"{clean(event.get('node') or 'run')} failed  {clean(data.get('code') or '')}"
     node, _, what = kind.partition("_")
     if what not in {"started", "finished"}:
         return ""
@@ -363,9 +356,3 @@ def _plain_started(event: Event, data: Mapping[str, Any]) -> str:
     mode = clean(data.get("mode") or "")
     resumed = "  resumed" if data.get("resumed") else ""
     return f"run {clean(event.get('run_id') or '')} started  mode {'MOCK' if mode == 'mock' else mode}{resumed}"
-
-
-def _plain_failure(event: Event, data: Mapping[str, Any]) -> str:
-    what = clean(event.get("node") or "run")
-    hint = f"  hint: {clean(data['hint'])}" if data.get("hint") else ""
-    return f"{what} failed  {clean(data.get('code') or '')}: {clean(data.get('message') or '')}{hint}"
