@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from providers.errors import ProviderError
+from providers.errors import ProviderError, SparklioError
 from routing.contracts import Attempt
 
 __all__ = ["MAX_ATTEMPTS", "AttemptLog", "first_route", "with_retries"]
@@ -40,7 +41,18 @@ R = TypeVar("R", bound=_Route)
 class AttemptLog:
     """Every call of one gateway request, in order."""
 
+    request_id: str
     attempts: list[Attempt] = field(default_factory=list)
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """An error that leaves the block names the request and the attempts that were made for it."""
+        try:
+            yield
+        except SparklioError as exc:
+            exc.request_id = self.request_id
+            exc.details.setdefault("attempts", [attempt.model_dump() for attempt in self.attempts])
+            raise
 
     async def record(self, route: _Route, call: Callable[[int], Awaitable[T]]) -> T:
         """Make one call and book it; ``call`` hears its ordinal, from 1, over all routes."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from providers.base import ImageChunk, ImageProvider, LLMChunk, LLMProvider
 from providers.registry import image_provider, llm_provider
@@ -16,62 +16,64 @@ from routing.settings import Settings
 
 __all__ = ["LiveImages", "LiveLLM"]
 
+P = TypeVar("P", LLMProvider, ImageProvider)
+
+
+class _Providers(Generic[P]):
+    """The active providers of one family, each built at its first use and closed with the gateway."""
+
+    def __init__(self, active: tuple[str, ...], build: Callable[[str], P]) -> None:
+        self._active = active
+        self._build: Callable[[str], P] = build
+        self._built: dict[str, P] = {}
+
+    def __getitem__(self, name: str) -> P:
+        if name not in self._built:
+            self._built[name] = self._build(name)
+        return self._built[name]
+
+    async def prepare(self) -> None:
+        await asyncio.gather(*(self[name].prepare() for name in self._active))
+
+    async def aclose(self) -> None:
+        await asyncio.gather(*(provider.aclose() for provider in self._built.values()))
+
 
 class LiveLLM:
-    """Chat providers, each built at its first use and closed with the gateway."""
+    """The chat providers behind the LLM gateway."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._providers: dict[str, LLMProvider] = {}
+        self._providers = _Providers(
+            settings.config.providers.llm.active,
+            lambda name: llm_provider(name)(settings.provider_config("llm", name)),
+        )
+        self.prepare, self.aclose = self._providers.prepare, self._providers.aclose
 
     async def stream(
         self, route: LLMRoute, request: LLMRequest, prompt: Prompt, options: Mapping[str, Any]
     ) -> AsyncGenerator[LLMChunk, None]:
-        provider = self._provider(route.provider)
+        provider = self._providers[route.provider]
         merged = {**provider.get_default_options(request.role, request.task), **options}
         answer = provider.stream(prompt.user, request.role, request.task, request.mode, merged)
         async with aclosing(answer) as chunks:
             async for chunk in chunks:
                 yield chunk
 
-    async def prepare(self) -> None:
-        active = self._settings.config.providers.llm.active
-        await asyncio.gather(*(self._provider(name).prepare() for name in active))
-
-    async def aclose(self) -> None:
-        for provider in self._providers.values():
-            await provider.aclose()
-
-    def _provider(self, name: str) -> LLMProvider:
-        if name not in self._providers:
-            self._providers[name] = llm_provider(name)(self._settings.provider_config("llm", name))
-        return self._providers[name]
-
 
 class LiveImages:
-    """Image providers, each built at its first use and closed with the gateway."""
+    """The image providers behind the media gateway."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._providers: dict[str, ImageProvider] = {}
+        self._providers = _Providers(
+            settings.config.providers.media.active,
+            lambda name: image_provider(name)(settings.provider_config("media", name)),
+        )
+        self.prepare, self.aclose = self._providers.prepare, self._providers.aclose
 
     async def stream(
         self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]
     ) -> AsyncGenerator[ImageChunk, None]:
-        making = self._provider(route.provider).stream(request.prompt, request.kind, options)
+        making = self._providers[route.provider].stream(request.prompt, request.kind, options)
         async with aclosing(making) as chunks:
             async for chunk in chunks:
                 yield chunk
-
-    async def prepare(self) -> None:
-        active = self._settings.config.providers.media.active
-        await asyncio.gather(*(self._provider(name).prepare() for name in active))
-
-    async def aclose(self) -> None:
-        for provider in self._providers.values():
-            await provider.aclose()
-
-    def _provider(self, name: str) -> ImageProvider:
-        if name not in self._providers:
-            self._providers[name] = image_provider(name)(self._settings.provider_config("media", name))
-        return self._providers[name]

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from providers.base import LLMChunk, LLMOutput, LLMProviderResponse, Usage
-from providers.errors import DeadlineError, EmptyAnswerError, MalformedAnswerError, ServerError, SparklioError
+from providers.errors import DeadlineError, EmptyAnswerError, MalformedAnswerError, ServerError
 from routing.attempts import AttemptLog, first_route, with_retries
 from routing.contracts import AnswerMeta, LLMAnswer, LLMRequest, Mode, OnProgress, Progress
 from routing.output import MalformedJSONError, parse_json, strip_thinking
@@ -59,13 +59,9 @@ class LLMGateway:
             UsageError: the request names a provider that is not active, or no route has a model.
         """
         started = time.perf_counter()
-        book = AttemptLog()
-        try:
+        book = AttemptLog(request.request_id)
+        with book.told():
             response, parsed = await self._within_deadline(request, book, on_progress)
-        except SparklioError as exc:
-            exc.request_id = request.request_id
-            exc.details.setdefault("attempts", [attempt.model_dump() for attempt in book.attempts])
-            raise
         return LLMAnswer(
             provider=response.provider,
             model=response.model,

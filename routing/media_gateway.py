@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from providers.base import GeneratedImage, ImageChunk, ImageProviderResponse
-from providers.errors import ServerError, SparklioError
+from providers.errors import ServerError
 from routing.attempts import AttemptLog, first_route, with_retries
 from routing.contracts import Image, ImageAnswer, ImageAnswerMeta, ImageRequest, Mode, OnProgress, Progress
 from routing.image_store import ImageStore
@@ -52,7 +52,7 @@ class MediaGateway:
             StorageError: an image cannot be written.
         """
         started = time.perf_counter()
-        book = AttemptLog()
+        book = AttemptLog(request.request_id)
 
         async def ask(route: ImageRoute) -> ImageProviderResponse:
             async def attempt() -> ImageProviderResponse:
@@ -60,13 +60,9 @@ class MediaGateway:
 
             return await with_retries(attempt)
 
-        try:
+        with book.told():
             response = await first_route(self._router.image_routes(request), ask)
             images = [await self._keep(image) for image in response.images]
-        except SparklioError as exc:
-            exc.request_id = request.request_id
-            exc.details.setdefault("attempts", [attempt.model_dump() for attempt in book.attempts])
-            raise
         return ImageAnswer(
             provider=response.provider,
             images=images,
