@@ -238,6 +238,13 @@ class ImageProvider(ABC):
             ProviderError: one of its leaves; nothing else leaves a provider but ``CancelledError``.
         """
 
+    async def check(self, kind: str, options: Options) -> None:
+        """Raise at once what these options would fail with later, e.g. a workflow that does not exist. Makes no call.
+
+        Raises:
+            UsageError, ProviderError: as :meth:`generate` would.
+        """
+
     async def stream(self, prompt: str, kind: str, options: Options) -> AsyncGenerator[ImageChunk, None]:
         """The same with progress; the last chunk carries the response. Default: one chunk."""
         yield ImageChunk(response=await self.generate(prompt, kind, options))
