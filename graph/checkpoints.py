@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import aiosqlite
@@ -13,7 +13,7 @@ from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from providers.errors import StorageError
 
-__all__ = ["open_checkpointer"]
+__all__ = ["open_checkpointer", "storage_errors"]
 
 _BUSY_TIMEOUT_S = 30.0
 
@@ -25,14 +25,22 @@ async def open_checkpointer(path: Path) -> AsyncIterator[AsyncSqliteSaver]:
     Raises:
         StorageError: the file cannot be made, opened or written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        async with aiosqlite.connect(path, timeout=_BUSY_TIMEOUT_S) as connection:
+    async with AsyncExitStack() as stack:
+        with storage_errors(f"the checkpoint database {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            connection = await stack.enter_async_context(aiosqlite.connect(path, timeout=_BUSY_TIMEOUT_S))
             serde = JsonPlusSerializer(pickle_fallback=False, allowed_msgpack_modules=None)
             saver = AsyncSqliteSaver(connection, serde=serde)
             await saver.setup()
-            yield saver
-    except (OSError, sqlite3.OperationalError, sqlite3.DatabaseError) as exc:
+        yield saver
+
+
+@contextmanager
+def storage_errors(what: str) -> Iterator[None]:
+    """What SQLite or the disk refuses inside the block leaves it as a StorageError about ``what``."""
+    try:
+        yield
+    except (OSError, sqlite3.Error) as exc:
         raise StorageError(
-            f"cannot use the checkpoint database {path}: {exc}", hint="make the folder writable, or set SPARKLIO_HOME"
+            f"cannot use {what}: {exc}", hint="make the folder writable, free some space, or set SPARKLIO_HOME"
         ) from exc

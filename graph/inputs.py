@@ -7,17 +7,16 @@ facts}``, ``image: {kind, aspect_ratio, workflow, seed}``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from graph.state import PageInput
 from providers.errors import InputError, nearest
 from routing.contracts import AspectRatio, Language, Seed, Word, WorkflowId
+from routing.yaml_text import YamlTextError, parse_yaml
 
 __all__ = ["BrandForm", "ImageForm", "ProductForm", "RunInput", "load_input"]
 
@@ -25,17 +24,21 @@ MAX_FILE_BYTES = 2_000_000
 MAX_MATERIALS = 10
 MAX_MATERIAL_BYTES = 200_000
 
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-Line = Annotated[str, StringConstraints(strip_whitespace=True, max_length=500)]
-Feature = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=300)]
+
+def _one_line(value: object) -> object:
+    """YAML may fold a long text over several lines."""
+    return " ".join(value.split()) if isinstance(value, str) else value
 
 
-def _plain(value: object) -> object:
-    """YAML reads some values as dates; a fact is what was written."""
-    return value.isoformat() if isinstance(value, date | datetime | time) else value
+_NO_CONTROL = r"^[^\x00-\x1f\x7f-\x9f]*$"  # a terminal obeys control characters
+Name = Annotated[str, BeforeValidator(_one_line), StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROL)]
+Line = Annotated[str, BeforeValidator(_one_line), StringConstraints(max_length=500, pattern=_NO_CONTROL)]
+Feature = Annotated[
+    str, BeforeValidator(_one_line), StringConstraints(min_length=1, max_length=300, pattern=_NO_CONTROL)
+]
 
 
-Fact = Annotated[str | int | float | bool, BeforeValidator(_plain)]
+Fact = str | int | float | bool
 
 
 class _Form(BaseModel):
@@ -125,20 +128,18 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise InputError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes", hint="move long texts to materials")
-        text = path.read_text(encoding="utf-8")
-        data = yaml.safe_load(text)
+        data = parse_yaml(path.read_text(encoding="utf-8"), as_written=True)
     except OSError as exc:
         raise InputError(
             f"cannot read input file {path}: {exc.strerror or exc}", hint="`sparklio init` writes an example"
         ) from exc
     except UnicodeDecodeError as exc:
         raise InputError(f"{path} is not UTF-8 text", hint="give a YAML file, saved as UTF-8") from exc
-    except yaml.YAMLError as exc:
-        reason = " ".join(str(exc).split())
-        raise InputError(f"{path} is not valid YAML: {reason}", hint="mend the line that it names") from exc
+    except YamlTextError as exc:
+        raise InputError(f"{path} is not valid YAML: {exc}", hint="mend the line that it names") from exc
     if not isinstance(data, dict):
         raise InputError(
-            f"{path} must be a mapping with the keys brand and product, not {type(data).__name__}",
+            f"{path} must be a mapping with the keys brand and product",
             hint="`sparklio init` writes an example",
         )
     return data
@@ -162,25 +163,27 @@ def _read_materials(items: list[Any], folder: Path) -> list[Any]:
 
 
 def _read_material(name: str, folder: Path, bytes_left: int) -> str:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder):
-        raise InputError(
-            f"uploaded_materials: {name!r} lies outside the input file's folder", hint="copy the file beside the input"
-        )
     try:
+        path = (folder / name).resolve()
+        if not path.is_relative_to(folder):
+            raise InputError(
+                f"uploaded_materials: {name!r} lies outside the input file's folder",
+                hint="copy the file beside the input",
+            )
         if path.stat().st_size > bytes_left:
             raise InputError(
                 f"uploaded_materials: with {name!r} the files exceed {MAX_MATERIAL_BYTES:,} bytes together",
                 hint="shorten the texts",
             )
         content = path.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise InputError(
-            f"uploaded_materials: cannot read {name!r}: {exc.strerror or exc}", hint="mend the name, or remove it"
-        ) from exc
     except UnicodeDecodeError as exc:
         raise InputError(
             f"uploaded_materials: {name!r} is not UTF-8 text", hint="give text files; PDFs and images are not read"
+        ) from exc
+    except (OSError, ValueError) as exc:  # ValueError: a null byte in the name
+        reason = getattr(exc, "strerror", None) or exc
+        raise InputError(
+            f"uploaded_materials: cannot read {name!r}: {reason}", hint="mend the name, or remove it"
         ) from exc
     if "\0" in content:
         raise InputError(f"uploaded_materials: {name!r} is binary", hint="give text files")
@@ -202,7 +205,22 @@ def _explain(source: str, error: ErrorDetails) -> InputError:
         return InputError(
             f"{source}: {key} must be {{name, text}}", hint="paths are read from an input file only; send the text"
         )
-    return InputError(f"{source}: {key}: {error['msg']}", hint=f"mend {key}")
+    problem, hint = _IN_WORDS.get(error["type"], (error["msg"], "mend {key}"))
+    return InputError(f"{source}: {key}: {problem.format(**error.get('ctx', {}))}", hint=hint.format(key=key))
+
+
+_IN_WORDS = {
+    "too_short": ("is empty", "add at least one, e.g. {key}: [...]"),
+    "too_long": ("has more than {max_length} entries", "keep the important ones"),
+    "string_too_short": ("is empty", "write something there"),
+    "string_too_long": ("is longer than {max_length} characters", "shorten it; long texts go into uploaded_materials"),
+    "string_type": ("must be a text", "write a text there"),
+    "list_type": ("must be a list", "write it as a list: one `- entry` a line"),
+    "string_pattern_mismatch": (
+        "has not the form that is wanted here",
+        "write ratios like 16:9 and names as plain text",
+    ),
+}
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:

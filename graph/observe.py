@@ -57,6 +57,9 @@ class _Book:
         self.attempts += len(answer.meta.attempts)
         return answer
 
+    async def check(self, request: ImageRequest) -> None:
+        await self.media.check(request)
+
 
 def observed(name: str, agent: _AgentModule) -> Node:
     """The agent's function, writing its events to LangGraph's custom stream and its :class:`NodeCall` to the state.

@@ -5,8 +5,8 @@ Everything follows from what the agents' own files say that they read and write.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from graph.flow import AGENTS
 from graph.inputs import BrandForm, ImageForm, ProductForm
+from graph.revision import SettledReview
 from graph.state import OUTPUT_KEYS
 from providers.errors import InputError, UnknownNameError, UsageError, nearest
 from routing import artifacts
@@ -41,7 +42,7 @@ _OUTPUT_MODELS: Mapping[str, type[BaseModel]] = {
     "brand": artifacts.BrandSummary,
     "brief": artifacts.MarketingBrief,
     "copy": artifacts.ProductDetail,
-    "review": artifacts.StyleReview,
+    "review": SettledReview,
 }
 
 
@@ -76,6 +77,10 @@ def plan_rerun(start_at: str | None, changes: Mapping[str, Any]) -> RerunPlan:
         UsageError: neither is given, or a rerun node would overwrite a change.
         UnknownNameError: there is no such node.
     """
+    if "image" in {path.split(".", 1)[0] for path in changes}:
+        raise UsageError(
+            "an image cannot be set", hint="change image_input (kind, aspect_ratio, workflow, seed) instead"
+        )
     if start_at is not None and start_at not in NODES:
         raise UnknownNameError("node", start_at, NODES)
     if start_at is None and not changes:
@@ -131,7 +136,7 @@ def apply_changes(state: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     Raises:
         InputError: a path that does not exist, or a value that does not fit; the state itself stays as it was.
     """
-    changed: dict[str, Any] = json.loads(json.dumps(state))
+    changed: dict[str, Any] = deepcopy(dict(state))
     for path, value in changes.items():
         _set(changed, path.split("."), value, path)
     for key in {path.split(".", 1)[0] for path in changes}:
@@ -171,7 +176,7 @@ def _index(items: Sequence[Any], part: str, path: str) -> int:
 
 
 def _checked(key: str, state: Mapping[str, Any]) -> Any:
-    """The changed value of ``key`` as its model has it; ``image`` has none."""
+    """The changed value of ``key`` as its model has it."""
     value = state[key]
     try:
         if key == "sections":

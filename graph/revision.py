@@ -6,13 +6,22 @@ from typing import Any, Literal
 
 from langgraph.graph import END
 from langgraph.runtime import Runtime
+from pydantic import Field
 
 from graph.state import CopyDeskState
 from nodes.context import Context
+from routing.artifacts import StyleReview
 
-__all__ = ["desk_entry", "revise_or_end", "settle"]
+__all__ = ["SettledReview", "desk_entry", "revise_or_end", "settle"]
 
 StoppedBecause = Literal["approved", "revision_limit", "revision_not_better", "copy_given"]
+
+
+class SettledReview(StyleReview):
+    """The review as it stands in the state: the reviewer's words, and how the loop ended."""
+
+    revisions: int = Field(default=0, ge=0)
+    stopped_because: StoppedBecause
 
 
 def desk_entry(state: CopyDeskState, runtime: Runtime[Context]) -> Literal["copywriter", "reviewer"]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from langgraph.config import get_config
 
 from providers.errors import StorageError
-from routing.logs import FORMAT, LOGGERS, SecretFilter
+from routing.logs import LOGGERS, MaskingFormatter
 
 __all__ = ["run_log"]
 
@@ -39,9 +39,8 @@ def run_log(path: Path, run_id: str, secrets: Iterable[str]) -> Iterator[None]:
         raise StorageError(
             f"cannot write {path}: {exc.strerror or exc}", hint="make the folder writable, or set SPARKLIO_HOME"
         ) from exc
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(MaskingFormatter(secrets))
     handler.addFilter(_OfRun(run_id))
-    handler.addFilter(SecretFilter(secrets))
     loggers = [logging.getLogger(name) for name in LOGGERS]
     for logger in loggers:
         logger.addHandler(handler)

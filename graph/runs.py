@@ -5,27 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import randbits
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.graph import START
 from langgraph.types import Command, StateSnapshot
 
+from graph.checkpoints import storage_errors
 from graph.flow import build_graph
 from graph.inputs import RunInput
 from graph.rerun import NODES, RerunPlan, plan_rerun, seeded_state
 from graph.runlog import run_log
-from graph.state import OUTPUT_KEYS, PageState
+from graph.state import OUTPUT_KEYS, NodeCall, PageState
 from graph.store import Parent, RunRecord, RunStore
+from nodes import vision
 from nodes.context import Context
-from providers.errors import RunExistsError, SparklioError, UsageError, describe
+from providers.errors import (
+    RunBusyError,
+    RunExistsError,
+    SparklioError,
+    StorageError,
+    UnknownNameError,
+    UsageError,
+    describe,
+)
 from routing.contracts import Mode, Stage
 
 __all__ = ["Event", "EventType", "Point", "Published", "Runs"]
@@ -42,6 +52,7 @@ EventType = Literal[
     "run_finished",
     "run_failed",
 ]
+_LEAVING_S = 1.0
 _LOGGED = {"node_started", "node_finished", "node_failed"}
 
 
@@ -77,7 +88,7 @@ class Published:
     page_path: Path
 
 
-Publish = Callable[[RunRecord, Mapping[str, Any], int], Awaitable[Published]]
+Publish = Callable[[RunRecord, Mapping[str, Any], Callable[[], int]], Awaitable[Published]]
 
 
 class _Events:
@@ -88,7 +99,6 @@ class _Events:
         self._seq = 0
         self._started = time.perf_counter()
 
-    @property
     def elapsed_ms(self) -> int:
         return round((time.perf_counter() - self._started) * 1000)
 
@@ -102,7 +112,7 @@ class _Events:
             type=event_type,
             node=node,
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            elapsed_ms=self.elapsed_ms,
+            elapsed_ms=self.elapsed_ms(),
             data=data,
         )
 
@@ -115,7 +125,7 @@ class Runs:
         checkpointer: one per process and event loop.
         context: gateways that every run uses.
         mode: written into each record; a run is resumed in the mode that it was started in.
-        publish: makes result and page of a finished state; gets the record, the state and the wall time in ms.
+        publish: makes result and page of a finished state; gets the record, the state and a clock (ms of this run).
         prepare: imports and connections that the routes need, made once, before the first run starts its clock.
         secrets: values that no log may hold.
     """
@@ -148,10 +158,12 @@ class Runs:
 
         Raises:
             RunExistsError: the id is taken.
-            InputError: it is not an id.
-            StorageError: the data folder cannot be written.
+            UsageError: it is not an id, or there is no such stage or workflow.
+            StorageError: the data folder, or ``out``, cannot be written.
         """
         run_id = self.store.new_id(run_id)
+        if stage not in get_args(Stage):
+            raise UnknownNameError("stage", stage, get_args(Stage))
         record = RunRecord(
             run_id=run_id,
             mode=self._mode,
@@ -161,7 +173,7 @@ class Runs:
             inputs=dict(inputs.to_state()),
             out=out or self.store.folder(run_id),
         )
-        self.store.create(record)
+        await self._book(record)
         return record
 
     async def start_rerun(
@@ -191,10 +203,22 @@ class Runs:
                 out=out or self.store.folder(member),
             )
             try:
-                self.store.create(record)
+                await self._book(record)
             except RunExistsError:
                 continue
             return record
+
+    async def _book(self, record: RunRecord) -> None:
+        """Refuse what cannot end well before anything is paid for, then write the record.
+
+        A folder that somebody removed by hand leaves its checkpoints behind; the new run starts without them.
+        """
+        if "vision" in record.nodes and self._context.media is not None:
+            await self._context.media.check(vision.planned_request(record.inputs.get("image_input", {})))
+        self.store.check_folder(record.out)
+        self.store.create(record)
+        with storage_errors("the checkpoint database"):
+            await self._checkpointer.adelete_thread(record.run_id)
 
     def resumable(self, run_id: str) -> RunRecord:
         """The record of a run that is to be resumed (or is finished already).
@@ -217,12 +241,12 @@ class Runs:
         Closing the generator stops the run; it can be resumed.
 
         Raises:
-            RunBusyError: another process runs it.
+            RunBusyError: somebody runs it already.
             SparklioError: the run failed, after the event run_failed; ``error.run_id`` names it.
         """
         run_id = record.run_id
         try:
-            with self.store.lock(run_id):
+            async with self._owned(run_id):
                 if self.store.read(run_id).status == "finished":
                     return
                 with run_log(self.store.folder(run_id) / "run.log", run_id, self._secrets):
@@ -233,21 +257,39 @@ class Runs:
             exc.run_id = run_id
             raise
 
+    @asynccontextmanager
+    async def _owned(self, run_id: str) -> AsyncGenerator[None, None]:
+        """Hold the run's lock; a stream that was just left needs a moment of the event loop to let its run go."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _LEAVING_S
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(self.store.lock(run_id))
+                    break
+                except RunBusyError:
+                    if loop.time() > until:
+                        raise
+                await asyncio.sleep(0.02)
+            yield
+
     async def _session(self, record: RunRecord) -> AsyncGenerator[Event, None]:
         if not self._prepared:
             await self._prepare()
             self._prepared = True
         run_id = record.run_id
         events = _Events(run_id)
-        resumed = record.status != "running" or record.error is not None
+        resumed = record.status != "running"
         record.status, record.error = "running", None
         self.store.save(record)
-        yield events.make("run_started", {"mode": record.mode, "nodes": record.nodes, "resumed": resumed})
+        done = await self._done(record) if resumed else []
+        yield events.make("run_started", {"mode": record.mode, "nodes": record.nodes, "resumed": resumed, "done": done})
         try:
-            async with aclosing(self._steps(record)) as steps:
-                async for step in steps:
-                    yield events.make(step["type"], step["data"], step["node"])
-            published = await self._publish(record, await self.values(run_id), events.elapsed_ms)
+            with storage_errors("the data folder"):
+                async with aclosing(self._steps(record)) as steps:
+                    async for step in steps:
+                        yield events.make(step["type"], step["data"], step["node"])
+                published = await self._publish(record, await self.values(run_id), events.elapsed_ms)
         except (asyncio.CancelledError, GeneratorExit):
             self._close(record, "interrupted")
             raise
@@ -293,7 +335,7 @@ class Runs:
     async def _graph_input(self, record: RunRecord, plan: RerunPlan, config: RunnableConfig) -> Any:
         """What LangGraph is to be given: the inputs, a jump, None to go on, or nothing at all."""
         snapshot = await self.graph.aget_state(config)
-        if snapshot.next:
+        if snapshot.tasks:  # not `next`: that leaves out a task that is done while its step is not
             return None
         if all(key in snapshot.values for key in OUTPUT_KEYS):
             return _NOTHING_TO_RUN
@@ -303,6 +345,11 @@ class Runs:
             # vision has no way out, so a state written in its name leaves nothing to run
             await self.graph.aupdate_state(config, record.inputs, as_node="vision")
         return Command(goto=plan.goto) if plan.nodes else _NOTHING_TO_RUN
+
+    async def _done(self, record: RunRecord) -> list[str]:
+        """The agents of this run that need not run again."""
+        snapshot = await self.graph.aget_state(_config(record.run_id), subgraphs=True)
+        return [name for name in record.nodes if name in {call["node"] for call in _calls(snapshot)}]
 
     async def values(self, run_id: str) -> dict[str, Any]:
         """The run's present state."""
@@ -335,13 +382,27 @@ class Runs:
     def _close(
         self, record: RunRecord, status: Literal["finished", "failed", "interrupted"], error: Any = None
     ) -> None:
+        """Write down how the run ended. A disk that refuses this must not hide why it ended."""
         record.status, record.error = status, error
         record.finished_at = datetime.now(UTC)
-        self.store.save(record)
+        try:
+            self.store.save(record)
+        except StorageError:
+            log.exception("the run's record could not be written", extra={"run_id": record.run_id})
 
 
 _NOTHING_TO_RUN = object()
 _SHOWN_KEYS = frozenset(PageState.__annotations__) - {"calls"}
+
+
+def _calls(snapshot: StateSnapshot) -> Iterator[NodeCall]:
+    """Calls of finished agents: those in the state, and those whose step is not finished yet."""
+    yield from snapshot.values.get("calls", [])
+    for task in snapshot.tasks:
+        if isinstance(task.state, StateSnapshot):
+            yield from _calls(task.state)
+        if isinstance(task.result, dict):
+            yield from task.result.get("calls", [])
 
 
 def _config(run_id: str) -> RunnableConfig:

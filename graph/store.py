@@ -5,8 +5,10 @@ A run's family is the run and its reruns ``<id>.2``, ``<id>.3``, ...
 
 from __future__ import annotations
 
+import logging
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,12 +24,13 @@ from routing.image_store import write_whole
 
 __all__ = ["Parent", "RunRecord", "RunStore", "Status"]
 
+log = logging.getLogger(__name__)
+
 Status = Literal["running", "finished", "failed", "interrupted"]
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}(\.[1-9][0-9]{0,5})?")
 _NEW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 _LISTED = 20
-_LOCK_PATIENCE_S = 0.1  # somebody who only asks whether the run is locked holds the lock for a moment
 
 
 class Parent(BaseModel):
@@ -111,26 +114,39 @@ class RunStore:
         return f"{root}.{max(numbers, default=1) + 1}"
 
     def create(self, record: RunRecord) -> None:
-        """Make the run's folder and write its first record.
+        """Make the run's folder and write its first record; a folder without a record is nobody's.
 
         Raises:
             RunExistsError: the id is taken.
             StorageError: the data folder cannot be written.
         """
-        folder = self.folder(record.run_id)
         try:
-            self._runs.mkdir(parents=True, exist_ok=True)
-            folder.mkdir()
-        except FileExistsError as exc:
-            raise RunExistsError(
-                f"run {record.run_id!r} exists already",
-                hint=f"choose another --run-id, or `sparklio resume {record.run_id}`",
-            ) from exc
+            self.folder(record.run_id).mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise StorageError(
-                f"cannot write {folder}: {exc.strerror or exc}", hint="make the folder writable, or set SPARKLIO_HOME"
+                f"cannot write {self.folder(record.run_id)}: {exc.strerror or exc}",
+                hint="make the folder writable, or set SPARKLIO_HOME",
             ) from exc
-        self.save(record)
+        try:
+            with self.lock(record.run_id):
+                if self._file(record.run_id).exists():
+                    raise _exists(record.run_id)
+                self.save(record)
+        except RunBusyError as exc:
+            raise _exists(record.run_id) from exc
+
+    def check_folder(self, folder: Path) -> None:
+        """Make ``folder`` and see that it can be written, before anybody works for it.
+
+        Raises:
+            StorageError: it cannot.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise StorageError(f"cannot write {folder}: {exc.strerror or exc}", hint="choose another --out") from exc
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise StorageError(f"cannot write {folder}: permission denied", hint="choose another --out")
 
     def save(self, record: RunRecord) -> None:
         write_whole(self._file(record.run_id), record.model_dump_json(indent=1).encode())
@@ -154,14 +170,14 @@ class RunStore:
             raise UnknownNameError("run", run_id, self._ids()[:_LISTED], hint="`sparklio runs` lists them")
         try:
             return RunRecord.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as exc:
-            raise StorageError(
-                f"cannot read {path}: {exc}", hint="the file is damaged; remove the run's folder"
-            ) from exc
+        except OSError as exc:
+            raise StorageError(f"cannot read {path}: {exc.strerror or exc}", hint="make it readable") from exc
+        except ValidationError as exc:
+            raise StorageError(f"{path} is damaged", hint="remove the run's folder") from exc
 
     def all(self) -> list[RunRecord]:
-        """All runs, the latest first."""
-        records = [self.load(run_id) for run_id in self._ids()]
+        """All runs whose record can be read, the latest first."""
+        records = self._readable(self._ids())
         return sorted(records, key=lambda record: record.created_at, reverse=True)
 
     def family(self, run_id: str) -> list[RunRecord]:
@@ -169,7 +185,17 @@ class RunStore:
         self.load(run_id)
         root = _root(run_id)
         members = [member for member in self._ids() if _root(member) == root]
-        return [self.load(member) for member in sorted(members, key=_ordinal)]
+        return self._readable(sorted(members, key=_ordinal))
+
+    def _readable(self, run_ids: Iterable[str]) -> list[RunRecord]:
+        """One damaged record must not hide the others."""
+        records = []
+        for run_id in run_ids:
+            try:
+                records.append(self.load(run_id))
+            except StorageError as exc:
+                log.warning("%s", exc)
+        return records
 
     @contextmanager
     def lock(self, run_id: str) -> Iterator[None]:
@@ -180,10 +206,10 @@ class RunStore:
         """
         lock = self._lock(run_id)
         try:
-            lock.acquire(timeout=_LOCK_PATIENCE_S)
+            lock.acquire(blocking=False)
         except Timeout as exc:
             raise RunBusyError(
-                f"run {run_id!r} is being run by another process", hint="wait for it to end, or stop it, then resume"
+                f"run {run_id!r} is being run already", hint="wait for it to end, or stop it, then resume"
             ) from exc
         except OSError as exc:
             raise StorageError(
@@ -215,6 +241,12 @@ class RunStore:
             return []
         found = (path.parent.name for path in self._runs.glob("*/run.json"))
         return sorted((name for name in found if _RUN_ID.fullmatch(name)), reverse=True)
+
+
+def _exists(run_id: str) -> RunExistsError:
+    return RunExistsError(
+        f"run {run_id!r} exists already", hint=f"choose another --run-id, or `sparklio resume {run_id}`"
+    )
 
 
 def _root(run_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -69,7 +70,8 @@ class Context:
 
     def job_key(self, *parts: object) -> str | None:
         """The idempotency key of one image of this run: the same request has the same key, after a crash too."""
-        return f"{self.run_id}:{self._digest(repr(parts))[:32]}" if self.run_id else None
+        text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+        return f"{self.run_id}:{self._digest(text)[:32]}" if self.run_id else None
 
     @staticmethod
     def _digest(text: str) -> str:

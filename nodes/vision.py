@@ -15,7 +15,7 @@ from nodes.context import Context
 from routing.contracts import ImageOptions, ImageRequest, Language
 
 ROLE, TASK = "vision", "image_prompt"
-DEFAULT_KIND, DEFAULT_ASPECT_RATIO = "product_shot", "16:9"
+DEFAULTS: dict[str, Any] = {"kind": "product_shot", "aspect_ratio": "16:9"}
 
 
 class VisionInput(TypedDict):
@@ -31,8 +31,15 @@ class VisionUpdate(TypedDict):
     image: dict[str, Any]
 
 
+def planned_request(image_input: dict[str, Any]) -> ImageRequest:
+    """The image request as far as it is known before a word is written: enough to see whether it can be served."""
+    wish = DEFAULTS | image_input
+    options = ImageOptions(aspect_ratio=wish["aspect_ratio"], workflow=wish.get("workflow"), seed=wish.get("seed"))
+    return ImageRequest(kind=wish["kind"], prompt=TASK, options=options)
+
+
 async def vision(state: VisionInput, runtime: Runtime[Context]) -> VisionUpdate:
-    wish = {"kind": DEFAULT_KIND, "aspect_ratio": DEFAULT_ASPECT_RATIO} | state.get("image_input", {})
+    wish = DEFAULTS | state.get("image_input", {})
     payload = {
         "brand": state["brand"],
         "brief": state["brief"],
@@ -41,15 +48,16 @@ async def vision(state: VisionInput, runtime: Runtime[Context]) -> VisionUpdate:
         "image": {"kind": wish["kind"], "aspect_ratio": wish["aspect_ratio"]},
     }
     written = await runtime.context.ask(ROLE, TASK, payload, language=state.get("language", "ko"))
-    request = _image_request(state, wish, written, runtime.context)
+    request = _image_request(payload, wish, written, runtime.context)
     answer = await runtime.context.make_image(request)
     made = answer.images[0]
     return {
         "image": {
             "image_id": made.id,
             "url": made.url,
-            "prompt_used": written["prompt"],
-            "negative_prompt": written["negative_prompt"],
+            # a resumed run may have found the job of its first try, which was asked in other words
+            "prompt_used": made.meta.get("prompt", written["prompt"]),
+            "negative_prompt": made.meta.get("negative_prompt", written["negative_prompt"]),
             "seed": made.seed,
             "workflow": made.meta.get("workflow"),
             "width": made.width,
@@ -60,7 +68,10 @@ async def vision(state: VisionInput, runtime: Runtime[Context]) -> VisionUpdate:
     }
 
 
-def _image_request(state: VisionInput, wish: dict[str, Any], written: dict[str, Any], context: Context) -> ImageRequest:
+def _image_request(
+    payload: dict[str, Any], wish: dict[str, Any], written: dict[str, Any], context: Context
+) -> ImageRequest:
+    """Its idempotency key holds what the agent was given, not what the model wrote: a model never writes the same."""
     seed = wish.get("seed")
     if seed is None:
         seed = context.seed_for("image")
@@ -68,15 +79,15 @@ def _image_request(state: VisionInput, wish: dict[str, Any], written: dict[str, 
         kind=wish["kind"],
         prompt=written["prompt"],
         brand={
-            "name": state["brand"]["name"],
-            "colors": state["brand"].get("colors", []),
-            "product": state["product_input"]["name"],
+            "name": payload["brand"]["name"],
+            "colors": payload["brand"].get("colors", []),
+            "product": payload["product_input"]["name"],
         },
         options=ImageOptions(
             aspect_ratio=wish["aspect_ratio"],
             workflow=wish.get("workflow"),
-            negative_prompt=written["negative_prompt"],
+            negative_prompt=written["negative_prompt"] or None,
             seed=seed,
-            idempotency_key=context.job_key(wish, written, seed),
+            idempotency_key=context.job_key(ROLE, payload, wish, seed),
         ),
     )

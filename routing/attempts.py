@@ -11,16 +11,19 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from random import uniform
 from typing import Protocol, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from providers.errors import ProviderError, SparklioError
 from routing.contracts import Attempt
+from routing.logs import mask_error
 
 __all__ = ["MAX_ATTEMPTS", "AttemptLog", "first_route", "with_retries"]
 
 MAX_ATTEMPTS = 3
+LONGEST_WAIT_S = 30.0
 _BACKOFF = wait_random_exponential(multiplier=0.25, max=4)
 
 log = logging.getLogger(__name__)
@@ -39,17 +42,19 @@ R = TypeVar("R", bound=_Route)
 
 @dataclass
 class AttemptLog:
-    """Every call of one gateway request, in order."""
+    """Every call of one gateway request, in order; ``secrets`` are kept out of the errors that leave it."""
 
     request_id: str
+    secrets: tuple[str, ...] = ()
     attempts: list[Attempt] = field(default_factory=list)
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """An error that leaves the block names the request and the attempts that were made for it."""
+        """An error that leaves the block names the request and the attempts made for it, and no secret."""
         try:
             yield
         except SparklioError as exc:
+            mask_error(exc, self.secrets)
             exc.request_id = self.request_id
             exc.details.setdefault("attempts", [attempt.model_dump() for attempt in self.attempts])
             raise
@@ -98,13 +103,14 @@ async def first_route(routes: Sequence[R], ask: Callable[[R], Awaitable[T]]) -> 
 
 
 def _is_retryable(error: BaseException) -> bool:
-    return isinstance(error, ProviderError) and error.retryable
+    """A server that asks to wait longer than :data:`LONGEST_WAIT_S` is left for the next route."""
+    return isinstance(error, ProviderError) and error.retryable and (error.retry_after or 0) <= LONGEST_WAIT_S
 
 
 def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     asked = error.retry_after if isinstance(error, ProviderError) else None
-    return _BACKOFF(state) if asked is None else asked
+    return _BACKOFF(state) if asked is None else asked * uniform(1, 1.1)
 
 
 def _say(state: RetryCallState) -> None:

@@ -114,7 +114,7 @@ class ImageOptions(BaseModel):
     width: Dimension | None = None
     height: Dimension | None = None
     workflow: WorkflowId | None = None
-    negative_prompt: str = Field(default="", max_length=4000)
+    negative_prompt: str | None = Field(default=None, max_length=4000)
     seed: Seed | None = None
     idempotency_key: RequestId | None = None
 
@@ -186,3 +186,5 @@ class ImageGateway(Protocol):
     """What agents know of the media gateway, in this process or behind HTTP."""
 
     async def generate_image(self, request: ImageRequest, on_progress: OnProgress | None = None) -> ImageAnswer: ...
+
+    async def check(self, request: ImageRequest) -> None: ...

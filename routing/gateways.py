@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from routing.image_store import ImageStore
-from routing.live import LiveImages, LiveLLM
+from routing.live import LiveImages, LiveLLM, image_providers
 from routing.llm_gateway import LLMGateway
 from routing.media_gateway import MediaGateway
 from routing.mock.backends import MockImages, MockLLM
@@ -35,13 +35,19 @@ def build_gateways(settings: Settings) -> Gateways:
     """Gateways for the settings' mode. Opens no connection and imports no vendor's SDK."""
     router = Router(settings.config, settings.default_model)
     mock = settings.mode == "mock"
-    store = ImageStore(settings.home / "images")
     return Gateways(
         llm=LLMGateway(
             router,
             MockLLM() if mock else LiveLLM(settings),
             mode=settings.mode,
             deadline_s=settings.gateway_timeout_s,
+            secrets=settings.secrets,
         ),
-        media=MediaGateway(router, MockImages() if mock else LiveImages(settings), store, mode=settings.mode),
+        media=MediaGateway(
+            router,
+            MockImages(image_providers(settings)) if mock else LiveImages(settings),
+            ImageStore(settings.home / "images"),
+            mode=settings.mode,
+            secrets=settings.secrets,
+        ),
     )

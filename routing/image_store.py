@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 from pathlib import Path
+from secrets import token_hex
 
 from providers.errors import StorageError, UnknownNameError
 
-__all__ = ["ImageStore", "write_whole"]
+__all__ = ["MEDIA_TYPES", "ImageStore", "write_whole"]
 
 _ID = re.compile(r"^[0-9a-f]{32}$")
 _SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
@@ -55,22 +55,20 @@ class ImageStore:
         return self.path(image_id).as_uri()
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all: temporary file, fsync, rename.
+def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write a file that appears whole or not at all: temporary file, fsync, rename. ``mode`` is under the umask.
 
     Raises:
         StorageError: the folder cannot be made or written.
     """
+    temporary = path.with_name(f".{path.name}.{token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        temporary = Path(name)
         try:
-            with os.fdopen(handle, "wb") as file:
+            with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.chmod(0o644)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -14,12 +14,12 @@ from routing.prompt_builder import Prompt
 from routing.router import ImageRoute, LLMRoute
 from routing.settings import Settings
 
-__all__ = ["LiveImages", "LiveLLM"]
+__all__ = ["LiveImages", "LiveLLM", "Providers", "image_providers"]
 
 P = TypeVar("P", LLMProvider, ImageProvider)
 
 
-class _Providers(Generic[P]):
+class Providers(Generic[P]):
     """The active providers of one family, each built at its first use and closed with the gateway."""
 
     def __init__(self, active: tuple[str, ...], build: Callable[[str], P]) -> None:
@@ -39,11 +39,19 @@ class _Providers(Generic[P]):
         await asyncio.gather(*(provider.aclose() for provider in self._built.values()))
 
 
+def image_providers(settings: Settings) -> Providers[ImageProvider]:
+    """The active image providers; building one opens nothing."""
+    return Providers(
+        settings.config.providers.media.active,
+        lambda name: image_provider(name)(settings.provider_config("media", name)),
+    )
+
+
 class LiveLLM:
     """The chat providers behind the LLM gateway."""
 
     def __init__(self, settings: Settings) -> None:
-        self._providers = _Providers(
+        self._providers = Providers(
             settings.config.providers.llm.active,
             lambda name: llm_provider(name)(settings.provider_config("llm", name)),
         )
@@ -64,11 +72,11 @@ class LiveImages:
     """The image providers behind the media gateway."""
 
     def __init__(self, settings: Settings) -> None:
-        self._providers = _Providers(
-            settings.config.providers.media.active,
-            lambda name: image_provider(name)(settings.provider_config("media", name)),
-        )
+        self._providers = image_providers(settings)
         self.prepare, self.aclose = self._providers.prepare, self._providers.aclose
+
+    async def check(self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]) -> None:
+        await self._providers[route.provider].check(request.kind, options)
 
     async def stream(
         self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]

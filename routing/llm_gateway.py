@@ -42,13 +42,17 @@ class LLMGateway:
         backend: answers.
         mode: told in ``meta.generator_mode``.
         deadline_s: bound on one request with all its attempts, in seconds.
+        secrets: values that no error may hold.
     """
 
-    def __init__(self, router: Router, backend: LLMBackend, *, mode: Mode, deadline_s: float) -> None:
+    def __init__(
+        self, router: Router, backend: LLMBackend, *, mode: Mode, deadline_s: float, secrets: tuple[str, ...] = ()
+    ) -> None:
         self._router = router
         self._backend = backend
         self._mode = mode
         self._deadline_s = deadline_s
+        self._secrets = secrets
 
     async def generate(self, request: LLMRequest, on_progress: OnProgress | None = None) -> LLMAnswer:
         """Answer ``request``; ``on_progress`` hears each piece of text as it arrives.
@@ -59,7 +63,7 @@ class LLMGateway:
             UsageError: the request names a provider that is not active, or no route has a model.
         """
         started = time.perf_counter()
-        book = AttemptLog(request.request_id)
+        book = AttemptLog(request.request_id, self._secrets)
         with book.told():
             response, parsed = await self._within_deadline(request, book, on_progress)
         return LLMAnswer(

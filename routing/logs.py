@@ -5,23 +5,39 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 
-__all__ = ["FORMAT", "LOGGERS", "SecretFilter"]
+from providers.errors import SparklioError
+
+__all__ = ["LOGGERS", "MaskingFormatter", "mask_error", "mask_secrets"]
 
 LOGGERS = ("sparklio", "graph", "nodes", "providers", "routing")
-FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_SHORTEST_SECRET = 4  # anything shorter stands in every text
 
 
-class SecretFilter(logging.Filter):
-    """Masks the values of secret settings in every line."""
+class MaskingFormatter(logging.Formatter):
+    """Masks the secrets in the whole line, stack traces included."""
 
-    def __init__(self, secrets: Iterable[str]) -> None:
-        super().__init__()
-        self._secrets = [secret for secret in secrets if secret]
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        super().__init__(_FORMAT)
+        self._secrets = tuple(secrets)
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        if self._secrets:
-            message = record.getMessage()
-            for secret in self._secrets:
-                message = message.replace(secret, "***")
-            record.msg, record.args = message, None
-        return True
+    def format(self, record: logging.LogRecord) -> str:
+        return mask_secrets(super().format(record), self._secrets)
+
+
+def mask_secrets(text: str, secrets: Iterable[str]) -> str:
+    """``text`` with three stars for each secret in it."""
+    for secret in secrets:
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
+
+
+def mask_error(error: SparklioError, secrets: Iterable[str]) -> None:
+    """Take the secrets out of what an error says; a server may repeat the key that it refuses."""
+    error.message = mask_secrets(error.message, secrets)
+    error.hint = mask_secrets(error.hint, secrets)
+    error.args = (error.message,)
+    error.details = {
+        key: mask_secrets(value, secrets) if isinstance(value, str) else value for key, value in error.details.items()
+    }

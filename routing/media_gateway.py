@@ -25,6 +25,8 @@ class ImageBackend(Protocol):
         self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]
     ) -> AsyncGenerator[ImageChunk, None]: ...
 
+    async def check(self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]) -> None: ...
+
     async def prepare(self) -> None: ...
 
     async def aclose(self) -> None: ...
@@ -37,10 +39,13 @@ class MediaGateway:
     somebody else's queue is no failure).
     """
 
-    def __init__(self, router: Router, backend: ImageBackend, store: ImageStore, *, mode: Mode) -> None:
+    def __init__(
+        self, router: Router, backend: ImageBackend, store: ImageStore, *, mode: Mode, secrets: tuple[str, ...] = ()
+    ) -> None:
         self._router = router
         self._backend = backend
         self._mode = mode
+        self._secrets = secrets
         self.store = store
 
     async def generate_image(self, request: ImageRequest, on_progress: OnProgress | None = None) -> ImageAnswer:
@@ -52,7 +57,7 @@ class MediaGateway:
             StorageError: an image cannot be written.
         """
         started = time.perf_counter()
-        book = AttemptLog(request.request_id)
+        book = AttemptLog(request.request_id, self._secrets)
 
         async def ask(route: ImageRoute) -> ImageProviderResponse:
             async def attempt() -> ImageProviderResponse:
@@ -75,6 +80,16 @@ class MediaGateway:
             ),
         )
 
+    async def check(self, request: ImageRequest) -> None:
+        """Raise at once what ``generate_image`` would fail with whatever the models do, e.g. an unknown workflow.
+
+        Raises:
+            UsageError, ProviderError: as :meth:`generate_image`.
+        """
+        with AttemptLog(request.request_id, self._secrets).told():
+            for route in self._router.image_routes(request):
+                await self._backend.check(route, request, _options(route, request))
+
     async def prepare(self) -> None:
         """Imports and connections that the first request would otherwise wait for."""
         await self._backend.prepare()
@@ -85,10 +100,7 @@ class MediaGateway:
     async def _attempt(
         self, route: ImageRoute, request: ImageRequest, ordinal: int, on_progress: OnProgress | None
     ) -> ImageProviderResponse:
-        asked = request.options.model_dump(exclude_none=True, exclude={"workflow"})
-        # One image a request, however often it is tried: a connection that breaks after the hand-over makes no second.
-        options = {"idempotency_key": request.request_id, **route.options, **asked, "workflow": route.workflow}
-        async with aclosing(self._backend.stream(route, request, options)) as chunks:
+        async with aclosing(self._backend.stream(route, request, _options(route, request))) as chunks:
             async for chunk in chunks:
                 if chunk.response is not None:
                     return chunk.response
@@ -106,3 +118,12 @@ class MediaGateway:
             seed=image.seed,
             meta=image.meta,
         )
+
+
+def _options(route: ImageRoute, request: ImageRequest) -> dict[str, Any]:
+    """The route's options beneath the request's own.
+
+    One image a request, however often it is tried: a connection that breaks after the hand-over makes no second.
+    """
+    asked = request.options.model_dump(exclude_none=True, exclude={"workflow"})
+    return {"idempotency_key": request.request_id, **route.options, **asked, "workflow": route.workflow}

@@ -51,13 +51,13 @@ def _decode(text: str) -> Any:
     for candidate in candidates:
         try:
             return json.loads(candidate)
-        except json.JSONDecodeError as exc:
-            problem = f"not valid JSON: {exc.msg} at line {exc.lineno} column {exc.colno}"
+        except (ValueError, RecursionError) as exc:  # a number or a nesting without end is no JSONDecodeError
+            problem = f"not valid JSON: {exc}"
     decoder = json.JSONDecoder()
     for candidate in reversed(candidates):
         for start in (match.start() for match in re.finditer(r"[{\[]", candidate)):
             try:
                 return decoder.raw_decode(candidate, start)[0]
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
     raise MalformedJSONError(problem)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import yaml
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -17,6 +16,7 @@ from providers.errors import ConfigError, UnknownNameError, nearest
 from providers.registry import Family, known_providers
 from routing.contracts import Stage
 from routing.tasks import ROLES
+from routing.yaml_text import YamlTextError, parse_yaml
 
 __all__ = ["ImageRule", "LLMRule", "ProviderConfigFile", "load_provider_config"]
 
@@ -109,27 +109,23 @@ def load_provider_config(path: Path) -> ProviderConfigFile:
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as exc:
         raise ConfigError(
             f"cannot read {path}: {exc.strerror or exc}", hint="set SPARKLIO_CONFIG to a file, or run `sparklio init`"
         ) from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from exc
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{path} is not valid YAML: {_one_line(exc)}", hint="mend the line that it names") from exc
+    except YamlTextError as exc:
+        raise ConfigError(f"{path} is not valid YAML: {exc}", hint="mend the line that it names") from exc
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must be a mapping with the key 'providers'", hint="see `sparklio init` for one")
     return raw
 
 
-def _one_line(exc: yaml.YAMLError) -> str:
-    return " ".join(str(exc).split())
-
-
 def _explain(path: Path, error: ErrorDetails) -> ConfigError:
     """One sentence for the first error: ``providers.llm.actve`` with the nearest key as the hint."""
-    parts = [part for part in error["loc"] if part != "mode"]
+    parts = list(error["loc"])
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     if error["type"] == "extra_forbidden":
         close = nearest(str(parts[-1]), _known_keys(parts))
@@ -138,7 +134,8 @@ def _explain(path: Path, error: ErrorDetails) -> ConfigError:
         )
     if error["type"] == "missing":
         return ConfigError(f"{path}: {key} is missing", hint=f"add {key}")
-    return ConfigError(f"{path}: {key}: {error['msg']}, got {error['input']!r}", hint=f"mend {key}")
+    shown = "" if parts[0] == "settings" else f", got {error['input']!r}"  # a setting may be a secret
+    return ConfigError(f"{path}: {key}: {error['msg']}{shown}", hint=f"mend {key}")
 
 
 def _known_keys(location: list[int | str]) -> list[str]:

@@ -7,15 +7,16 @@ different one in .env is said aloud (:attr:`Settings.warnings`): that very thing
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
 
 from dotenv import dotenv_values
 
 from providers.base import ImageProvider, LLMProvider, ProviderConfig, Setting
-from providers.errors import ConfigError, nearest
+from providers.errors import ConfigError, UnknownNameError, nearest
 from providers.http import is_http_url
 from providers.registry import FAMILIES, Family, image_provider, known_providers, llm_provider
 from routing.contracts import Mode
@@ -130,6 +131,7 @@ def load_settings(
 
     Raises:
         ConfigError: a value is not of its kind, or the routing file is wrong.
+        UnknownNameError: an argument names no variable.
     """
     folder = (folder or Path.cwd()).resolve()
     layers: list[tuple[Source, Mapping[str, str | None]]] = [
@@ -145,7 +147,11 @@ def load_settings(
 
     declared = {setting.name: setting for setting in (*CORE_SETTINGS, *_declared_by_providers(config))}
     _check_known(config, config_path, declared)
+    for name in arguments or {}:
+        if name not in declared:
+            raise UnknownNameError("setting", name, declared)
     values = {name: _resolve(setting, layers) for name, setting in declared.items()}
+    values["SPARKLIO_CONFIG"] = replace(values["SPARKLIO_CONFIG"], value=str(config_path))
     return Settings(values, config, config_path, folder, _warnings(values.values()))
 
 
@@ -156,8 +162,9 @@ def mask(value: str | None, *, secret: bool = False) -> str | None:
     if secret:
         return "***" + (value[-4:] if len(value) > 12 else "")
     scheme, separator, rest = value.partition("://")
-    if separator and "@" in rest.split("/", 1)[0]:
-        return f"{scheme}://***@{rest.split('@', 1)[1]}"
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if separator and "@" in authority:
+        return f"{scheme}://***@{rest[authority.rindex('@') + 1 :]}"
     return value
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-import yaml
 
 from providers.errors import UsageError
+from routing.yaml_text import YamlTextError, parse_yaml
 from sparklio import terminal
 
 if TYPE_CHECKING:
     from graph.store import RunRecord
 
 __all__ = ["app", "main"]
+
+# Typer carries Click within itself and does not export this class of it: what is wrong with a command's words.
+_WrongUsage: Any = typer.BadParameter.__base__
 
 app = typer.Typer(
     name="sparklio",
@@ -169,16 +172,21 @@ def history(run_id: RunId, as_json: AsJson = False) -> None:
 @app.command()
 def show(run_id: RunId, as_json: AsJson = False) -> None:
     """Show a run: its state, what it wrote, and where the page is."""
+    from sparklio.publish import read_result
     from sparklio.tables import run_summary
 
     record = _store().load(run_id)
-    result_file = record.out / "result.json"
-    result = json.loads(result_file.read_text(encoding="utf-8")) if result_file.is_file() else None
+    try:
+        result = read_result(_store(), run_id)
+    except FileNotFoundError:
+        result = None
     body = {**record.summary(), "nodes": record.nodes, "error": record.error, "result": result}
     if as_json:
         terminal.print_json(body)
     else:
         terminal.show(run_summary(body))
+        if record.status in ("failed", "interrupted"):
+            terminal.say(f"go on with: sparklio resume {run_id}")
 
 
 @app.command()
@@ -217,14 +225,32 @@ def config(as_json: AsJson = False) -> None:
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Korean is no failure
     flags = {"--debug", "-v", "--verbose"}  # welcome behind the command's name too
     words = sys.argv[1:]
     words = [word for word in words if word in flags] + [word for word in words if word not in flags]
+    sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
+    as_json = "--json" in words
     try:
-        app(args=words)
+        code = app(args=words, standalone_mode=False)
+    except _WrongUsage as exc:
+        if as_json:
+            terminal.print_error(UsageError(exc.format_message(), hint="see --help"), as_json=True)
+        else:
+            exc.show()
+        return 2
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("interrupted", err=True)
+        return terminal.INTERRUPTED
     except Exception as exc:  # noqa: BLE001 - the last line of defence: a defect, too, is told in one sentence
-        terminal.print_error(exc, as_json="--json" in words)
-        sys.exit(2 if isinstance(exc, UsageError) else 1)
+        terminal.print_error(exc, as_json=as_json)
+        return 2 if isinstance(exc, UsageError) else 1
+    return code if isinstance(code, int) else 0
 
 
 def _store() -> Any:
@@ -245,6 +271,6 @@ def _assignment(text: str) -> tuple[str, Any]:
     if not separator or not path.strip():
         raise UsageError(f"--set {text!r} is not path=value", hint="e.g. --set brief.target=캠핑족")
     try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as exc:
+        return path.strip(), parse_yaml(value, as_written=True)
+    except YamlTextError as exc:
         raise UsageError(f"--set {path}: the value is not YAML", hint="put it in quotes") from exc

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import get_args
 
-from graph.draw import draw
+from graph.draw import Format, draw
 from graph.flow import AGENTS, build_graph
 from graph.rerun import WRITES
+from providers.errors import UnknownNameError
 
 __all__ = ["draw_flow"]
 
 
-def draw_flow(format: Literal["mermaid", "ascii", "svg"]) -> str:
-    """The graph as it is compiled, drawn offline."""
+def draw_flow(format: Format) -> str:
+    """The graph as it is compiled, drawn offline.
+
+    Raises:
+        UnknownNameError: there is no such format.
+    """
+    if format not in get_args(Format):
+        raise UnknownNameError("format", format, get_args(Format))
     return draw(
         build_graph().compile(),
         format,

@@ -4,60 +4,106 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from graph.rerun import NODES
 from graph.runs import Published
-from graph.store import RunRecord
+from graph.store import RunRecord, RunStore
 from providers.base import Usage
-from routing.image_store import ImageStore, write_whole
+from providers.errors import StorageError, UnknownNameError
+from routing.image_store import MEDIA_TYPES, ImageStore, write_whole
 from sparklio.page import render_page
 
-__all__ = ["RESULT_FILE", "Publisher"]
+__all__ = ["PAGE_FILE", "RESULT_FILE", "Publisher", "read_result"]
 
 RESULT_FILE = "result.json"
 PAGE_FILE = "page.html"
+IMAGES = "images"
 
 
 class Publisher:
-    """Writes results into each run's ``out`` folder, with the images of ``store``."""
+    """Writes each result into the run's own folder, and into ``--out`` where that is another one.
 
-    def __init__(self, store: ImageStore) -> None:
-        self._store = store
+    The own folder is what ``show``, ``resume`` and reruns read: somebody else may write into ``--out`` later.
 
-    async def __call__(self, record: RunRecord, state: Mapping[str, Any], wall_ms: int) -> Published:
-        """Publish ``state``; ``wall_ms`` is the run's time so far.
+    Args:
+        images: the gateway's store.
+        runs: where the runs' own folders are.
+    """
+
+    def __init__(self, images: ImageStore, runs: RunStore) -> None:
+        self._images = images
+        self._runs = runs
+
+    async def __call__(self, record: RunRecord, state: Mapping[str, Any], clock: Callable[[], int]) -> Published:
+        """Publish ``state``; ``clock`` tells the run's time so far in milliseconds and is asked at the very end.
 
         Raises:
-            StorageError: the folder cannot be written.
+            StorageError: a folder cannot be written, or the image is gone.
         """
-        return await asyncio.to_thread(self._publish, record, state, wall_ms)
+        return await asyncio.to_thread(self._publish, record, state, clock)
 
-    def _publish(self, record: RunRecord, state: Mapping[str, Any], wall_ms: int) -> Published:
-        image_id = state["image"]["image_id"]
-        source = self._store.path(image_id)
-        content = source.read_bytes()
-        target = record.out.resolve() / "images" / source.name
-        write_whole(target, content)
-
-        result = build_result(record, state, wall_ms)
-        result["image"] = result["image"] | {"url": target.as_uri()}
+    def _publish(self, record: RunRecord, state: Mapping[str, Any], clock: Callable[[], int]) -> Published:
+        image = self._image(record, state["image"]["image_id"])
+        content = image.read_bytes()
+        folders = list(dict.fromkeys((self._runs.folder(record.run_id).resolve(), record.out.resolve())))
+        result = build_result(record, state)
+        result["image"] = result["image"] | {"url": (folders[-1] / IMAGES / image.name).as_uri()}
         page = render_page(
             result,
             product=state["product_input"],
             brand=state["brand_input"],
-            image=(content, self._store.media_type(image_id)),
+            image=(content, MEDIA_TYPES[image.suffix]),
             language=state.get("language", "ko"),
         )
-        page_path, result_path = record.out / PAGE_FILE, record.out / RESULT_FILE
-        write_whole(page_path, page.encode())
-        write_whole(result_path, json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
-        return Published(result, result_path, page_path)
+        for folder in folders:
+            write_whole(folder / IMAGES / image.name, content)
+            write_whole(folder / PAGE_FILE, page.encode())
+        result["meta"]["wall_ms"] = clock()
+        for folder in folders:
+            write_whole(folder / RESULT_FILE, json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
+        return Published(result, record.out / RESULT_FILE, record.out / PAGE_FILE)
+
+    def _image(self, record: RunRecord, image_id: str) -> Path:
+        """From the store, or from the folder of a member of the family: an emptied cache loses no rerun."""
+        try:
+            return self._images.path(image_id)
+        except UnknownNameError as exc:
+            for member in self._runs.family(record.run_id):
+                kept = (self._runs.folder(member.run_id) / IMAGES).glob(f"{image_id}.*")
+                if found := next(kept, None):
+                    return found
+            raise StorageError(
+                f"the image {image_id} is gone", hint=f"make it again: sparklio rerun {record.run_id} --from vision"
+            ) from exc
 
 
-def build_result(record: RunRecord, state: Mapping[str, Any], wall_ms: int) -> dict[str, Any]:
-    """result.json: the six artefacts and ``meta``. ``meta.usage`` counts what this run itself asked for."""
+def read_result(runs: RunStore, run_id: str) -> dict[str, Any]:
+    """The result of a run, from the run's own folder.
+
+    Raises:
+        FileNotFoundError: it has none (yet).
+        StorageError: it cannot be read.
+    """
+    path = runs.folder(run_id) / RESULT_FILE
+    try:
+        result: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as exc:
+        raise StorageError(
+            f"{path} is damaged", hint=f"make it again: sparklio rerun {run_id} --from reviewer"
+        ) from exc
+    return result
+
+
+def build_result(record: RunRecord, state: Mapping[str, Any]) -> dict[str, Any]:
+    """result.json: the six artefacts and ``meta``, its ``wall_ms`` still open.
+
+    ``meta.usage`` counts what this run itself asked for.
+    """
     calls = state.get("calls", [])
     usage = sum((Usage.model_validate(call["usage"]) for call in calls if not call["cached"]), Usage())
     return {
@@ -73,7 +119,7 @@ def build_result(record: RunRecord, state: Mapping[str, Any], wall_ms: int) -> d
             "stage": record.stage,
             "language": state.get("language", "ko"),
             "parent": record.parent.model_dump() if record.parent else None,
-            "wall_ms": wall_ms,
+            "wall_ms": 0,
             "usage": usage.model_dump(),
             "nodes": {name: entry for name in NODES if (entry := _node_entry(name, calls))},
         },

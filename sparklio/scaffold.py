@@ -24,7 +24,7 @@ def write_scaffold(folder: Path) -> Iterator[tuple[Path, bool]]:
         path = folder / name
         written = not path.exists()
         if written:
-            write_whole(path, source.read_bytes())
+            write_whole(path, source.read_bytes(), mode=0o600 if name.name == ".env" else 0o666)  # keys go into .env
         yield path, written
 
 

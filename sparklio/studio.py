@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from providers.errors import StorageError
 from routing.contracts import Language, Mode, Stage
 from routing.gateways import build_gateways
 from routing.settings import Settings, load_settings
-from sparklio.publish import PAGE_FILE, RESULT_FILE, Publisher
+from sparklio.publish import PAGE_FILE, Publisher, read_result
 
 __all__ = ["Run", "Sparklio"]
 
@@ -78,12 +77,13 @@ class Sparklio:
             gateways = build_gateways(self.settings)
             stack.push_async_callback(gateways.aclose)
             checkpointer = await stack.enter_async_context(open_checkpointer(self.settings.home / "checkpoints.sqlite"))
+            store = RunStore(self.settings.home)
             self._runs = Runs(
-                RunStore(self.settings.home),
+                store,
                 checkpointer,
                 Context(llm=gateways.llm, media=gateways.media),
                 mode=self.settings.mode,
-                publish=Publisher(gateways.media.store),
+                publish=Publisher(gateways.media.store, store),
                 prepare=gateways.prepare,
                 secrets=self.settings.secrets,
             )
@@ -214,11 +214,10 @@ class Sparklio:
         """
         record = self.runs.store.load(run_id)
         try:
-            result = json.loads(await asyncio.to_thread((record.out / RESULT_FILE).read_bytes))
-        except (OSError, ValueError) as exc:
+            result = await asyncio.to_thread(read_result, self.runs.store, run_id)
+        except FileNotFoundError as exc:
             raise StorageError(
-                f"run {run_id!r} is {record.status} and has no readable result in {record.out}",
-                hint=f"`sparklio resume {run_id}`" if record.status != "finished" else "rerun it",
+                f"run {run_id!r} is {record.status} and has no result", hint=f"`sparklio resume {run_id}`"
             ) from exc
         return Run(run_id, await self.runs.values(run_id), result, record.out / PAGE_FILE)
 

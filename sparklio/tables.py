@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from sparklio.view import clean, seconds
+from sparklio.plain_text import one_line
+from sparklio.view import seconds
 
 __all__ = ["history_tree", "run_summary", "runs_table", "settings_table"]
 
@@ -36,11 +37,11 @@ def runs_table(records: Iterable[Record]) -> Table:
     table.add_column("created", no_wrap=True)
     for record in records:
         table.add_row(
-            Text(clean(record["run_id"])),
+            Text(one_line(record["run_id"])),
             _status(record),
             _mode(record),
-            Text(clean(record.get("product") or ""), no_wrap=True, overflow="ellipsis"),
-            Text(clean((record.get("parent") or {}).get("start_at") or "")),
+            Text(one_line(record.get("product") or ""), no_wrap=True, overflow="ellipsis"),
+            Text(one_line((record.get("parent") or {}).get("start_at") or "")),
             Text(_moment(record.get("created_at")), "dim"),
         )
     return table
@@ -79,19 +80,19 @@ def _grow(
 
 
 def _member(record: Record) -> Text:
-    text = Text.assemble((clean(record["run_id"]), "bold"), "  ", _status(record), "  ", _mode(record))
+    text = Text.assemble((one_line(record["run_id"]), "bold"), "  ", _status(record), "  ", _mode(record))
     start_at = (record.get("parent") or {}).get("start_at")
     if start_at:
-        text.append(f"  from {clean(start_at)}", "cyan")
+        text.append(f"  from {one_line(start_at)}", "cyan")
     return text.append(f"  {_moment(record.get('created_at'))}", "dim")
 
 
 def _leaf(point: Record, known: set[str]) -> Text:
     """A checkpoint by the head of its id (the part of a UUIDv6 that tells times apart) and the keys that are new."""
-    following = ", ".join(clean(name) for name in point.get("next") or ())
-    added = [clean(key) for key in point.get("keys") or () if key not in known]
+    following = ", ".join(one_line(name) for name in point.get("next") or ())
+    added = [one_line(key) for key in point.get("keys") or () if key not in known]
     text = Text.assemble(
-        (_moment(point.get("created_at"), clock=True), "dim"), "  ", clean(point["checkpoint_id"])[:13]
+        (_moment(point.get("created_at"), clock=True), "dim"), "  ", one_line(point["checkpoint_id"])[:13]
     )
     text.append(f"  next {following}" if following else "  end", "cyan" if following else "green")
     return text.append(f"  +{' +'.join(added)}", "dim") if added else text
@@ -107,13 +108,14 @@ def run_summary(body: Record) -> RenderableType:
     result = body.get("result") or {}
     parent = body.get("parent") or {}
     facts = {
-        "run": Text(clean(body["run_id"]), "bold"),
+        "run": Text(one_line(body["run_id"]), "bold"),
         "status": Text.assemble(_status(body), "  ", _mode(body)),
-        "product": clean(body.get("product") or ""),
-        "from": clean(f"{parent['start_at']} of {parent['run_id']}") if parent else "",
+        "product": one_line(body.get("product") or ""),
+        "from": one_line(f"{parent['start_at']} of {parent['run_id']}") if parent else "",
         "created": _moment(body.get("created_at")),
-        "folder": clean(body.get("out") or ""),
-        "headline": clean((result.get("copy") or {}).get("headline") or ""),
+        "page": one_line(f"{body['out']}/page.html") if result else "",
+        "folder": one_line(body.get("out") or ""),
+        "headline": one_line((result.get("copy") or {}).get("headline") or ""),
         **_verdict(result.get("review") or {}),
         **_failure(body.get("error") or {}),
     }
@@ -131,14 +133,14 @@ def _verdict(review: Record) -> dict[str, str]:
     if not review:
         return {}
     verdict = "approved" if review["approved"] else "not approved"
-    return {"review": f"{review['score']}/100, {verdict}: {clean(review['summary'])}"}
+    return {"review": f"{review['score']}/100, {verdict}: {one_line(review['summary'])}"}
 
 
 def _failure(error: Record) -> dict[str, Text | str]:
     if not error:
         return {}
-    message = f"{clean(error.get('code') or 'error')}: {clean(error.get('message') or '')}"
-    return {"error": Text(message, "red"), "hint": clean(error.get("hint") or "")}
+    message = f"{one_line(error.get('code') or 'error')}: {one_line(error.get('message') or '')}"
+    return {"error": Text(message, "red"), "hint": one_line(error.get("hint") or "")}
 
 
 def _nodes_table(nodes: Mapping[str, Record]) -> Table:
@@ -150,8 +152,8 @@ def _nodes_table(nodes: Mapping[str, Record]) -> Table:
     for name, node in nodes.items():
         tokens = (node.get("usage") or {}).get("total_tokens") or 0
         table.add_row(
-            Text(clean(name)),
-            Text(clean(f"{node.get('provider') or ''} {node.get('model') or ''}"), "dim"),
+            Text(one_line(name)),
+            Text(one_line(f"{node.get('provider') or ''} {node.get('model') or ''}"), "dim"),
             "reused" if node.get("cached") else seconds(float(node.get("ms") or 0)),
             f"{tokens:,}" if tokens else "",
             str(node.get("attempts") or ""),
@@ -172,24 +174,24 @@ def settings_table(values: Mapping[str, Record]) -> Table:
     for name, entry in values.items():
         value = entry.get("value")
         table.add_row(
-            Text(clean(name)),
-            Text("not set", "dim") if value is None else Text(clean(value)),
-            Text(clean(entry["source"]), "dim" if entry["source"] == "default" else ""),
+            Text(one_line(name)),
+            Text("not set", "dim") if value is None else Text(one_line(value)),
+            Text(one_line(entry["source"]), "dim" if entry["source"] == "default" else ""),
         )
         for hidden in (hidden for hidden in entry.get("hides") or () if hidden["source"] != "default"):
             table.add_row(
-                "", Text(f"hides {clean(hidden['value'])}", "yellow"), Text(clean(hidden["source"]), "yellow")
+                "", Text(f"hides {one_line(hidden['value'])}", "yellow"), Text(one_line(hidden["source"]), "yellow")
             )
     return table
 
 
 def _status(record: Record) -> Text:
-    status = clean(record.get("status") or "")
+    status = one_line(record.get("status") or "")
     return Text(status, _STYLES.get(status, ""))
 
 
 def _mode(record: Record) -> Text:
-    mode = clean(record.get("mode") or "")
+    mode = one_line(record.get("mode") or "")
     return Text(mode, "yellow" if mode == "mock" else "")
 
 
@@ -198,5 +200,5 @@ def _moment(value: object, *, clock: bool = False) -> str:
     try:
         moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
     except ValueError:
-        return clean(value or "")
+        return one_line(value or "")
     return moment.astimezone().strftime("%H:%M:%S" if clock else "%m-%d %H:%M")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from providers.errors import describe
-from routing.logs import FORMAT, LOGGERS
+from routing.logs import LOGGERS, MaskingFormatter
+from sparklio.plain_text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -49,20 +50,27 @@ _flags = _Flags()
 
 
 def configure(*, debug: bool, verbose: bool) -> None:
+    """Keep the flags, and hear the logs only where ``-v`` asks for them."""
     _flags.debug, _flags.verbose = debug, verbose
-    handler: logging.Handler = logging.StreamHandler(sys.stderr) if verbose else logging.NullHandler()
-    handler.setFormatter(logging.Formatter(FORMAT))
+    log_to_stderr(())
+
+
+def log_to_stderr(secrets: Iterable[str]) -> None:
+    """With ``-v`` our logs go to stderr, secrets masked; without it nowhere but into the runs' own files."""
+    handler: logging.Handler = logging.StreamHandler(sys.stderr) if _flags.verbose else logging.NullHandler()
+    handler.setFormatter(MaskingFormatter(secrets))
     for name in LOGGERS:
         logging.getLogger(name).handlers = [handler]
 
 
 def say(text: str) -> None:
-    typer.echo(text)
+    """A line on stdout. Models and servers write parts of it, so control characters are taken out."""
+    typer.echo(printable(text))
 
 
 def warn(warnings: Iterable[str]) -> None:
     for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        typer.echo(f"warning: {printable(warning)}", err=True)
 
 
 def show(renderable: RenderableType) -> None:
@@ -81,9 +89,9 @@ def print_error(error: BaseException, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps({"error": body}, ensure_ascii=False), err=True)
         return
-    typer.echo(f"error: {body['message']}", err=True)
+    typer.echo(f"error: {printable(body['message'])}", err=True)
     if body["hint"]:
-        typer.echo(f"hint: {body['hint']}", err=True)
+        typer.echo(f"hint: {printable(body['hint'])}", err=True)
     if body.get("run_id"):
         typer.echo(f"then: sparklio resume {body['run_id']}", err=True)
 
@@ -100,6 +108,7 @@ def drive(
     plain: bool,
 ) -> None:
     """Run what ``book`` books, showing it as it goes, then print the result or where it is."""
+    log_to_stderr(studio.settings.secrets)
     warn(studio.settings.warnings)
     booked: list[str] = []
     try:
@@ -115,6 +124,10 @@ def drive(
     say(f"page:   {done.page_path}")
     say(f"result: {done.page_path.with_name('result.json')}")
     say(f"review: {review['score']}/100, {'approved' if review['approved'] else 'not approved'}: {review['summary']}")
+    for issue in review["issues"]:
+        say(f"        {issue['severity']}: {issue['message']}")
+    if done.result["meta"]["mode"] == "mock":
+        say("mock:   no model was asked; with Ollama and ComfyUI running: sparklio run --mode live")
 
 
 async def _drive(

@@ -7,7 +7,6 @@ again in place, one line per agent; :class:`PlainView` prints one line per event
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -18,7 +17,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["LiveView", "NodeProgress", "PlainView", "Progress", "View", "clean", "make_view", "seconds"]
+from sparklio.plain_text import one_line
+
+__all__ = ["LiveView", "NodeProgress", "PlainView", "Progress", "View", "make_view", "seconds"]
 
 Event = Mapping[str, Any]
 
@@ -45,12 +46,6 @@ def make_view(console: Console | TextIO, *, plain: bool) -> View:
     console = console if isinstance(console, Console) else Console(file=console)
     capable = console.is_terminal and not console.options.ascii_only
     return LiveView(console) if capable and not plain else PlainView(console)
-
-
-def clean(text: object) -> str:
-    """One line without control characters: what a model writes must not steer the terminal."""
-    spaced = " ".join(str(text).split())
-    return "".join(char for char in spaced if unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co"})
 
 
 # What the events have told -----------------------------------------------------------------------------------
@@ -94,11 +89,15 @@ class NodeProgress:
     def finish(self, at: float, data: Mapping[str, Any]) -> None:
         self.spent_ms += float(data["ms"]) if data.get("ms") is not None else at - self.started_ms
         self.status, self.cached = "done", bool(data.get("cached"))
-        self.provider, self.model = clean(data.get("provider") or ""), clean(data.get("model") or "")
+        self.provider, self.model = one_line(data.get("provider") or ""), one_line(data.get("model") or "")
         self.tokens += _total(data)
 
+    def keep(self) -> None:
+        """It had finished before this session began."""
+        self.status, self.cached = "done", True
+
     def fail(self, at: float, data: Mapping[str, Any]) -> None:
-        self.status, self.error = "failed", clean(data.get("code") or "failed")
+        self.status, self.error = "failed", one_line(data.get("code") or "failed")
         self.spent_ms += at - self.started_ms
 
     def elapsed(self, now: float) -> float:
@@ -123,9 +122,11 @@ class Progress:
         data: Mapping[str, Any] = event.get("data") or {}
         kind = event["type"]
         if kind == "run_started":
-            self.run_id, self.mode = clean(event.get("run_id") or ""), clean(data.get("mode") or "")
+            self.run_id, self.mode = one_line(event.get("run_id") or ""), one_line(data.get("mode") or "")
             self.status, self.resumed = "running", bool(data.get("resumed"))
-            self.nodes = {name: NodeProgress(clean(name)) for name in data.get("nodes") or ()}
+            self.nodes = {name: NodeProgress(one_line(name)) for name in data.get("nodes") or ()}
+            for name in data.get("done") or ():
+                self._node(name).keep()
         elif kind in {"run_finished", "run_failed"}:
             self.status, self.outcome = ("done" if kind == "run_finished" else "failed"), data
         elif event.get("node"):
@@ -141,7 +142,7 @@ class Progress:
                 node.status = "interrupted"
 
     def _node(self, name: str) -> NodeProgress:
-        return self.nodes.setdefault(name, NodeProgress(clean(name)))
+        return self.nodes.setdefault(name, NodeProgress(one_line(name)))
 
     def _apply_to(self, node: NodeProgress, kind: str, data: Mapping[str, Any]) -> None:
         if kind == "node_started":
@@ -195,12 +196,17 @@ class LiveView:
 
     def render(self) -> RenderableType:
         """The picture of this moment."""
-        widths = _Widths.of(self.progress, self.console.width)
+        widths = _Widths.of(self.progress, self._width)
         lines = [self._line(node, widths) for node in list(self.progress.nodes.values())]
         parts: list[RenderableType] = [self._header(), *lines]
         if ending := _ending(self.progress):
             parts.append(ending)
         return Group(*parts)
+
+    @property
+    def _width(self) -> int:
+        """Room for the ``^C`` that a terminal echoes: a line that it makes wrap would be drawn twice."""
+        return max(1, self.console.width - 3)
 
     def _now(self) -> float:
         running = self.progress.status == "running"
@@ -214,7 +220,8 @@ class LiveView:
             (f" {run.mode.upper()} ", "bold black on yellow") if run.mode == "mock" else (run.mode, "bold green"),
             (f"{seconds(self._now()):>8}", "dim"),
         )
-        header = Table.grid(expand=True)
+        header = Table.grid()
+        header.width = self._width
         header.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
         header.add_column(justify="right", no_wrap=True)
         header.add_row(title, mark)
@@ -293,7 +300,7 @@ def _ending(run: Progress) -> Text | None:
 
 def _tail(text: str, cells: int) -> str:
     """The end of ``text`` that fits; a Korean syllable takes two cells."""
-    shown = clean(text)
+    shown = one_line(text)
     if Text(shown).cell_len <= cells:
         return shown
     while shown and Text(shown).cell_len > cells - 1:
@@ -342,17 +349,17 @@ def _plain_words(event: Event) -> str:
     if kind == "run_started":
         return _plain_started(event, data)
     if kind in {"node_failed", "run_failed"}:
-        return f"{clean(event.get('node') or 'run')} failed  {clean(data.get('code') or '')}"
+        return f"{one_line(event.get('node') or 'run')} failed  {one_line(data.get('code') or '')}"
     node, _, what = kind.partition("_")
     if what not in {"started", "finished"}:
         return ""
-    name = clean(event["node"]) if node == "node" else "run"
-    model = clean(f"{data.get('provider') or ''} {data.get('model') or ''}")
+    name = one_line(event["node"]) if node == "node" else "run"
+    model = one_line(f"{data.get('provider') or ''} {data.get('model') or ''}")
     facts = [f"{name} {what}", model, _tokens(_total(data)), "reused" if data.get("cached") else ""]
     return "  ".join(fact for fact in facts if fact)
 
 
 def _plain_started(event: Event, data: Mapping[str, Any]) -> str:
-    mode = clean(data.get("mode") or "")
+    mode = one_line(data.get("mode") or "")
     resumed = "  resumed" if data.get("resumed") else ""
-    return f"run {clean(event.get('run_id') or '')} started  mode {'MOCK' if mode == 'mock' else mode}{resumed}"
+    return f"run {one_line(event.get('run_id') or '')} started  mode {'MOCK' if mode == 'mock' else mode}{resumed}"

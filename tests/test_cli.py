@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
+import httpx
 import pytest
+import respx
 import yaml
 
 from sparklio.cli import main
@@ -204,6 +207,90 @@ def test_wrong_choice_lists_the_choices(sparklio: Shell) -> None:
     assert "live" in done.stderr
 
 
+def test_wrong_words_are_the_error_object_too(sparklio: Shell) -> None:
+    for words in (("run", "--mode", "real"), ("run", "--nope"), ("resume",), ("graph", "--format", "png")):
+        done = sparklio(*words, "--json")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert json.loads(done.stderr)["error"]["code"] == "usage"
+
+
+def test_a_workflow_that_does_not_exist_is_refused_before_anything_is_done(sparklio: Shell, tmp_path: Path) -> None:
+    wish = {"brand": BRAND, "product": PRODUCT, "image": {"workflow": "my_stile"}}
+    (tmp_path / "input.yaml").write_text(yaml.safe_dump(wish, allow_unicode=True), encoding="utf-8")
+    told = sparklio.refused(2, "run", "input.yaml", "--run-id", "page")
+    assert "my_stile" in told
+    assert "hero_v1" in told
+    assert sparklio.json("runs")["runs"] == []
+
+
+def test_another_run_in_the_same_out_folder_takes_nothing_from_the_first(sparklio: Shell, earbuds: Path) -> None:
+    first = sparklio.json("run", str(earbuds), "--run-id", "one", "--out", "page")
+    second = sparklio.json("run", "--run-id", "two", "--out", "page")
+    assert first["brand_summary"]["name"] != second["brand_summary"]["name"]
+    assert sparklio.json("resume", "one") == first
+    assert sparklio.json("show", "one")["result"] == first
+
+
+def test_an_id_whose_folder_was_removed_starts_afresh(sparklio: Shell, earbuds: Path, tmp_path: Path) -> None:
+    sparklio.ok("run", "--run-id", "page")
+    shutil.rmtree(tmp_path / ".sparklio" / "runs" / "page")
+    assert sparklio.json("run", str(earbuds), "--run-id", "page")["brand_summary"]["name"] == BRAND["name"]
+    (tmp_path / ".sparklio" / "runs" / "empty").mkdir()
+    sparklio.ok("run", "--run-id", "empty")
+
+
+def test_damaged_files_take_nothing_else_down(sparklio: Shell, tmp_path: Path) -> None:
+    sparklio.ok("run", "--run-id", "good")
+    sparklio.ok("run", "--run-id", "bad")
+    (tmp_path / ".sparklio" / "runs" / "bad" / "run.json").write_text("{")
+    assert [record["run_id"] for record in sparklio.json("runs")["runs"]] == ["good"]
+    assert "damaged" in sparklio.refused(1, "show", "bad")
+    (tmp_path / ".sparklio" / "runs" / "good" / "result.json").write_text("{")
+    assert "damaged" in sparklio.refused(1, "show", "good")
+
+
+def test_an_emptied_image_folder_loses_no_rerun(sparklio: Shell, tmp_path: Path) -> None:
+    first = sparklio.json("run", "--run-id", "page")
+    shutil.rmtree(tmp_path / ".sparklio" / "images")
+    again = sparklio.json("rerun", "page", "--from", "copywriter")
+    assert again["image"]["image_id"] == first["image"]["image_id"]
+    assert Path(unquote(urlparse(again["image"]["url"]).path)).is_file()
+
+
+def test_out_that_cannot_be_written_is_noticed_before_anything_is_done(sparklio: Shell, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    sparklio.refused(1, "run", "--out", "file/out")
+    assert sparklio.json("runs")["runs"] == []
+
+
+def test_keys_are_for_their_owner_alone(sparklio: Shell, tmp_path: Path) -> None:
+    sparklio.ok("init")
+    assert (tmp_path / ".env").stat().st_mode & 0o077 == 0
+
+
+def test_what_a_model_writes_does_not_steer_the_terminal(
+    sparklio: Shell, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
+) -> None:
+    review = {"approved": True, "score": 90, "issues": [], "summary": "fine\x1b]0;owned\x07 \x1b[31mred"}
+    ollama.answers_for["StyleReview"].append(review)
+    urls = {"GENERATOR_MODE": "live", "OLLAMA_BASE_URL": ollama.url, "COMFYUI_BASE_URL": comfyui.url}
+    assert "\x1b" not in sparklio.ok("run", **urls)
+
+
+def test_a_key_that_the_server_repeats_is_shown_nowhere(sparklio: Shell, tmp_path: Path) -> None:
+    key = "key-that-nobody-may-see"
+    with respx.mock(assert_all_called=False) as router:
+        router.route(host="localhost").mock(side_effect=httpx.ConnectError)
+        router.route(host="guarded").respond(401, json={"error": f"no access with {key}"})
+        urls = {"GENERATOR_MODE": "live", "OLLAMA_BASE_URL": "http://guarded:1", "OLLAMA_API_KEY": key}
+        done = sparklio("run", "--run-id", "page", "-v", **urls)
+    assert done.returncode == 1
+    assert "no access with ***" in done.stderr
+    written = [path.read_text(encoding="utf-8") for path in (tmp_path / ".sparklio" / "runs" / "page").glob("run.*")]
+    assert len(written) == 2
+    assert not [text for text in (done.stdout, done.stderr, *written) if key in text]
+
+
 def test_wrong_config_is_exit_2(sparklio: Shell, tmp_path: Path) -> None:
     (tmp_path / "provider_config.yaml").write_text("providers: {llm: {active: [olama]}}")
     assert "providers.llm.active[0]" in sparklio.refused(2, "run")
@@ -277,7 +364,7 @@ def test_run_killed_outright_is_told_as_interrupted_and_its_lock_is_free(
     assert sparklio.json("runs", **urls)["runs"][0]["status"] == "running"
     busy = sparklio("resume", "page", **urls)
     assert busy.returncode == 1
-    assert "another process" in busy.stderr
+    assert "being run already" in busy.stderr
     process.kill()
     process.communicate()
     assert sparklio.json("runs", **urls)["runs"][0]["status"] == "interrupted"

@@ -42,6 +42,9 @@ def _file(tmp_path: Path, content: str | bytes) -> Path:
         ("x: " + "y" * 2_100_000, "larger than"),
         (GOOD + "language: fr", "language"),
         (GOOD + "image: {aspect_ratio: wide}", "image.aspect_ratio"),
+        ("[" * 20_000, "not valid YAML"),
+        (f"brand: {'9' * 5000}", "not valid YAML"),
+        ('brand: {name: "x\\e]0;y"}\nproduct: {name: y, key_features: [a]}', "brand.name"),
         (GOOD + "image: {workflow: ../../x}", "image.workflow"),
     ],
 )
@@ -62,11 +65,24 @@ def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     assert "'industry'" in _refused(_file(tmp_path, text)).hint
 
 
-def test_dates_and_numbers_stay_what_was_written(tmp_path: Path) -> None:
-    text = "brand: {name: 2080}\nproduct: {name: 500, key_features: [30], facts: {출시일: 2026-01-02, 가격: 89000}}"
+def test_facts_stay_what_was_written(tmp_path: Path) -> None:
+    facts = "출시일: 2026-01-02, 가격: 89000, 시간: 1:30, 코드: 010, 버전: 1.10, 없는 날: 2024-13-45"
+    text = f"brand: {{name: 2080}}\nproduct: {{name: 500, key_features: [30], facts: {{{facts}}}}}"
     loaded = load_input(_file(tmp_path, text))
     assert (loaded.brand.name, loaded.product.name, loaded.product.key_features) == ("2080", "500", ["30"])
-    assert loaded.product.facts == {"출시일": "2026-01-02", "가격": 89000}
+    assert loaded.product.facts == {
+        "출시일": "2026-01-02",
+        "가격": 89000,
+        "시간": "1:30",
+        "코드": "010",
+        "버전": "1.10",
+        "없는 날": "2024-13-45",
+    }
+
+
+def test_a_folded_text_is_one_line(tmp_path: Path) -> None:
+    text = "brand: {name: x}\nproduct: {name: y, key_features: ['a\n\n  b']}"
+    assert load_input(_file(tmp_path, text)).product.key_features == ["a b"]
 
 
 def _with_materials(tmp_path: Path, *names: str) -> Path:
@@ -92,6 +108,7 @@ def test_materials_stay_inside_the_folder_and_are_text(tmp_path: Path) -> None:
     assert "outside" in _refused(_with_materials(tmp_path, "link.txt")).message
     assert "UTF-8" in _refused(_with_materials(tmp_path, "photo.png")).message
     assert "binary" in _refused(_with_materials(tmp_path, "nul.txt")).message
+    assert "null byte" in _refused(_file(tmp_path, 'brand: {name: x, uploaded_materials: ["a\\0b"]}')).message
     assert "cannot read 'missing.md'" in _refused(_with_materials(tmp_path, "missing.md")).message
 
 

@@ -182,6 +182,18 @@ async def test_retry_after_is_honoured() -> None:
     assert asyncio.get_running_loop().time() - started >= 0.2
 
 
+async def test_a_server_that_asks_to_wait_for_long_is_left_for_the_next_route() -> None:
+    backend = ScriptedBackend(OverloadedError("full", provider="p", retry_after=100_000), BRIEF)
+    answer = await _gateway(backend, models=("one", "two")).generate(_brief())
+    assert answer.model == "two"
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" * 100_000, '{"a":' * 5000])
+async def test_answers_without_end_are_malformed_answers(text: str) -> None:
+    answer = await _gateway(ScriptedBackend(text, BRIEF)).generate(_brief())
+    assert answer.output.parsed == BRIEF
+
+
 async def test_deadline_covers_all_attempts_and_closes_the_call() -> None:
     backend = ScriptedBackend(60.0)
     with pytest.raises(DeadlineError) as caught:
@@ -223,7 +235,7 @@ async def test_a_payload_cannot_close_its_fence() -> None:
     assert user.count(f"material {mark}>>>") == 1
 
 
-@pytest.mark.parametrize("payload", [None, 3, "text", [1, {"a": None}], {}, {"deep": {"er": [[]]}}])
+@pytest.mark.parametrize("payload", [None, 3, "text", [1, {"a": None}], {}, {"deep": {"er": [[]]}}, {"a": "\ud83d"}])
 async def test_unknown_pair_and_any_payload(payload: object) -> None:
     answer = await _gateway(ScriptedBackend("fine")).generate(LLMRequest(role="poet", task="haiku", payload=payload))
     assert answer.output.content == "fine"

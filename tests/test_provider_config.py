@@ -43,6 +43,8 @@ def test_packaged_file_is_valid_and_frozen() -> None:
         ("providers: {llm: {active: [openai]}}", "providers.llm.active[0]", "ollama"),
         (GOOD + "models: {olama: {}}", "models.olama", "'ollama'"),
         ("{}", "providers is missing", "add providers"),
+        (GOOD + "mode: live", "unknown key mode", "models"),
+        (GOOD + "media_routing: {image: [{provider: comfyui, options: {d: 2024-13-45}}]}", "not valid YAML", "line"),
         ("- a list", "must be a mapping", "init"),
         ("a: [b", "not valid YAML", "line"),
         (b"\xff\xfe\x00x", "UTF-8", "UTF-8"),
@@ -59,6 +61,11 @@ def test_a_variable_that_no_provider_reads(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"settings\.OLLAMA_TIMEOUTT") as caught:
         load_settings(environ={})
     assert "'OLLAMA_TIMEOUT'" in caught.value.hint
+
+
+def test_a_secret_of_the_wrong_type_is_not_repeated(tmp_path: Path) -> None:
+    error = _load(tmp_path, GOOD + "settings: {OLLAMA_API_KEY: [key-of-the-house]}")
+    assert "key-of-the-house" not in error.message
 
 
 def test_mode_is_an_alias_of_stage_and_promised_providers_may_stand_in_rules(tmp_path: Path) -> None:

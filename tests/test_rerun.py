@@ -79,6 +79,12 @@ def test_neither_node_nor_change() -> None:
         plan_rerun(None, {})
 
 
+def test_an_image_comes_from_vision_alone() -> None:
+    with pytest.raises(UsageError) as caught:
+        plan_rerun(None, {"image.prompt_used": "x"})
+    assert "image_input" in caught.value.hint
+
+
 def test_unknown_node_lists_the_six() -> None:
     with pytest.raises(UnknownNameError) as caught:
         plan_rerun("copywritter", {})
@@ -151,6 +157,8 @@ def test_changes(changes: dict[str, Any], path: tuple[Any, ...], value: object) 
         ({"product_input.key_features": []}, "mend"),
         ({"language": "fr"}, "mend"),
         ({"copy": {"sections": []}}, "mend"),
+        ({"review.revisions": "abc"}, "mend"),
+        ({"review.score": float("nan")}, "mend"),
     ],
 )
 def test_changes_that_do_not_fit(changes: dict[str, Any], says: str) -> None:

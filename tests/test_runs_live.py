@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,16 @@ from urllib.parse import unquote, urlparse
 import pytest
 from PIL import Image
 
-from providers.errors import ModelNotFoundError, RejectedError, RunBusyError, ServerError, UnreachableError, UsageError
+from providers.errors import (
+    InputError,
+    ModelNotFoundError,
+    RejectedError,
+    RunBusyError,
+    ServerError,
+    UnknownNameError,
+    UnreachableError,
+    UsageError,
+)
 from routing import attempts
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
@@ -199,6 +209,8 @@ async def test_resume_of_a_finished_run_makes_no_call(ollama: OllamaStandIn) -> 
 
 
 async def test_cancelled_run_is_resumable(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
+    words = [{"prompt": f"earbuds, take {n}", "negative_prompt": "text"} for n in (1, 2)]
+    ollama.answers_for["ImagePrompt"].extend(words)  # a model never writes the same twice
     comfyui.seconds_per_image = 5.0
     async with Sparklio() as studio:
         events = studio.stream(brand=BRAND, product=PRODUCT, run_id="page")
@@ -209,9 +221,56 @@ async def test_cancelled_run_is_resumable(ollama: OllamaStandIn, comfyui: ComfyU
         assert studio.runs.store.load("page").status == "interrupted"
         ollama.chats.clear()
         comfyui.seconds_per_image = 0.0
-        await studio.resume("page")
+        run = await studio.resume("page")
     assert set(_tasks(ollama)) == {"ImagePrompt"}
     assert len(comfyui.prompts) == 1, "the image job went on without us and was found again by its id"
+    assert run.result["image"]["prompt_used"] == "earbuds, take 1", "the words that made this very image"
+
+
+async def test_a_loop_that_was_left_can_be_resumed_at_once(ollama: OllamaStandIn) -> None:
+    async with Sparklio() as studio:
+        async for event in studio.stream(brand=BRAND, product=PRODUCT, run_id="page"):
+            if event["type"] == "node_finished" and event["node"] == "brief":
+                break
+        ollama.forget()
+        run = await studio.resume("page")
+    assert _tasks(ollama)["BrandSummary"] == 0
+    assert set(run.result["meta"]["nodes"]) == NODES
+
+
+async def test_a_resumed_run_tells_what_is_done_already(ollama: OllamaStandIn) -> None:
+    ollama.fail_always("status_400", task="StyleReview")
+    async with Sparklio() as studio:
+        with pytest.raises(RejectedError):
+            await studio.run(brand=BRAND, product=PRODUCT, run_id="page")
+        ollama.fail_always(None)
+        events = [event async for event in studio.runs.drive(studio.runs.resumable("page"))]
+    assert events[0]["data"]["resumed"]
+    done = set(events[0]["data"]["done"])
+    assert {"brand", "brief", "strategist", "copywriter"} <= done
+    assert {event["node"] for event in events if event["type"] == "node_started"} == NODES - done
+
+
+async def test_a_fresh_run_and_its_rerun_start_without_old_checkpoints(ollama: OllamaStandIn) -> None:
+    async with Sparklio() as studio:
+        await studio.run(brand=BRAND, product=PRODUCT, run_id="page")
+        await studio.rerun("page", start_at="vision")
+        shutil.rmtree(studio.runs.store.folder("page.2"))
+        again = await studio.rerun("page", start_at="vision", changes={"image_input.kind": "hero"})
+    assert (again.id, again.result["image"]["kind"]) == ("page.2", "hero")
+
+
+async def test_errors_of_python_callers_are_typed(ollama: OllamaStandIn) -> None:
+    async with Sparklio() as studio:
+        with pytest.raises(UnknownNameError, match="draft, final"):
+            await studio.run(brand=BRAND, product=PRODUCT, stage="best")  # type: ignore[arg-type]  # a caller's mistake
+        with pytest.raises(UnknownNameError, match="ascii, mermaid, svg"):
+            studio.draw("png")  # type: ignore[arg-type]  # a caller's mistake
+        with pytest.raises(InputError, match="key_features"):
+            await studio.run(brand=BRAND, product={"name": "x"})
+    with pytest.raises(UnknownNameError, match="OLLAMA_URL"):
+        Sparklio(settings={"OLLAMA_URL": "x"})
+    assert not ollama.chats
 
 
 async def test_one_run_id_has_one_owner(ollama: OllamaStandIn) -> None:

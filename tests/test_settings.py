@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from providers.errors import ConfigError
-from routing.packaged_files import ENV_EXAMPLE
+from providers.errors import ConfigError, UnknownNameError
+from routing.packaged_files import DEFAULT_CONFIG, ENV_EXAMPLE
 from routing.settings import load_settings, mask
 
 
@@ -80,6 +80,19 @@ def test_mask() -> None:
     assert mask("short", secret=True) == "***"
     assert mask("http://me:pw@host:1/x") == "http://***@host:1/x"
     assert mask("http://host/a@b") == "http://host/a@b"
+    assert mask("http://u:p@ss:x@host:1/a@b") == "http://***@host:1/a@b"
+
+
+def test_config_shows_the_file_in_use(tmp_path: Path) -> None:
+    assert load_settings(environ={}).text("SPARKLIO_CONFIG") == str(DEFAULT_CONFIG)
+    (tmp_path / "provider_config.yaml").write_text("providers: {llm: {active: [ollama]}}")
+    assert load_settings(environ={}).text("SPARKLIO_CONFIG") == str(tmp_path / "provider_config.yaml")
+
+
+def test_an_argument_that_names_no_variable() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        load_settings({"OLLAMA_BASE_URI": "http://x"}, environ={})
+    assert "OLLAMA_BASE_URL" in caught.value.hint
 
 
 def test_env_example_names_every_declared_variable() -> None:

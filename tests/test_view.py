@@ -9,8 +9,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from sparklio.plain_text import one_line
 from sparklio.tables import history_tree, run_summary, runs_table, settings_table
-from sparklio.view import LiveView, PlainView, Progress, clean, make_view
+from sparklio.view import LiveView, PlainView, Progress, make_view
 
 NODES = ["brand", "brief", "strategist", "copywriter", "vision", "reviewer"]
 RUN = "20260726-143012-a1b2"
@@ -191,7 +192,7 @@ def test_nothing_wraps_at_any_width(width):
 
 def test_text_of_models_cannot_steer_the_terminal():
     evil = "a\x1b[2J\x07\r\nb\u202e\x9bc"
-    assert clean(evil) == "a[2J bc"
+    assert one_line(evil) == "a[2J bc"
     text = screen(
         started() | {"run_id": evil}, event("node_started", "brief"), event("token", "brief", text=evil, attempt=1)
     )

@@ -13,6 +13,7 @@ from typing import Any
 from providers.base import (
     GeneratedImage,
     ImageChunk,
+    ImageProvider,
     ImageProviderResponse,
     LLMChunk,
     LLMOutput,
@@ -22,6 +23,7 @@ from providers.base import (
 )
 from providers.media.sizes import closest_bucket
 from routing.contracts import ImageRequest, LLMRequest
+from routing.live import Providers
 from routing.mock import answer_text, draw_image
 from routing.prompt_builder import Prompt
 from routing.router import ImageRoute, LLMRoute
@@ -55,11 +57,22 @@ class MockLLM:
 
 
 class MockImages:
-    """Draws the image here; provider and workflow are those that would have made it."""
+    """Draws the image here; provider and workflow are those that would have made it, and what they refuse is refused.
+
+    Args:
+        providers: the real ones, asked only whether they would take the options.
+    """
+
+    def __init__(self, providers: Providers[ImageProvider]) -> None:
+        self._providers = providers
+
+    async def check(self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]) -> None:
+        await self._providers[route.provider].check(request.kind, options)
 
     async def stream(
         self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]
     ) -> AsyncGenerator[ImageChunk, None]:
+        await self.check(route, request, options)
         seed = options.get("seed")
         seed = randbits(53) if seed is None else int(seed)
         width, height = closest_bucket(options.get("aspect_ratio") or "1:1")
@@ -75,7 +88,12 @@ class MockImages:
             height=height,
             seed=seed,
         )
-        image = GeneratedImage(content, width, height, seed, meta={"workflow": route.workflow})
+        meta = {
+            "workflow": route.workflow,
+            "prompt": request.prompt,
+            "negative_prompt": options.get("negative_prompt") or "",
+        }
+        image = GeneratedImage(content, width, height, seed, meta=meta)
         yield ImageChunk(response=ImageProviderResponse(provider=route.provider, images=(image,)))
 
     async def prepare(self) -> None:

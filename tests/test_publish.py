@@ -1,0 +1,65 @@
+"""What a finished run leaves on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graph.store import RunRecord, RunStore
+from providers.errors import StorageError
+from routing.image_store import ImageStore, write_whole
+from sparklio.publish import Publisher
+from tests.test_rerun import STATE
+
+
+def _record(tmp_path: Path, store: RunStore) -> RunRecord:
+    record = RunRecord(run_id="page", mode="mock", seed=1, nodes=[], inputs=STATE, out=tmp_path / "out")
+    store.create(record)
+    return record
+
+
+def _state(images: ImageStore) -> dict[str, Any]:
+    return STATE | {"image": STATE["image"] | {"image_id": images.save(b"a picture")}, "calls": []}
+
+
+async def test_the_clock_is_asked_when_page_and_images_are_in_place(tmp_path: Path) -> None:
+    images, store = ImageStore(tmp_path / "images"), RunStore(tmp_path)
+    record = _record(tmp_path, store)
+
+    def clock() -> int:
+        for folder in (record.out, store.folder("page")):
+            assert (folder / "page.html").is_file()
+            assert list((folder / "images").iterdir())
+        return 42
+
+    published = await Publisher(images, store)(record, _state(images), clock)
+    assert json.loads(published.result_path.read_text(encoding="utf-8"))["meta"]["wall_ms"] == 42
+    assert (store.folder("page") / "result.json").read_bytes() == published.result_path.read_bytes()
+
+
+async def test_an_image_that_is_gone_everywhere_says_how_to_make_it_again(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    with pytest.raises(StorageError) as caught:
+        await Publisher(ImageStore(tmp_path / "images"), store)(_record(tmp_path, store), STATE, lambda: 0)
+    assert "--from vision" in caught.value.hint
+
+
+def test_files_are_whole_or_absent_and_keep_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = os.umask(0o077)
+    try:
+        write_whole(tmp_path / "deep" / "file", b"1")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "deep" / "file").stat().st_mode & 0o777 == 0o600
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_whole(tmp_path / "deep" / "file", b"2")
+    assert [path.read_bytes() for path in (tmp_path / "deep").iterdir()] == [b"1"]
