@@ -8,6 +8,8 @@ the request: its payload comes as the validation context.
 from __future__ import annotations
 
 import re
+from copy import deepcopy
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -68,7 +70,13 @@ class Artifact(BaseModel):
     @classmethod
     def schema_for(cls, payload: Any) -> dict[str, Any]:
         """The JSON schema of an answer to this payload; narrower than the model where the payload says so."""
-        return cls.model_json_schema()
+        return deepcopy(_schema(cls))
+
+
+@cache
+def _schema(model: type[Artifact]) -> dict[str, Any]:
+    """pydantic takes milliseconds to write a schema, and every call needs one."""
+    return model.model_json_schema()
 
 
 class BrandSummary(Artifact):
@@ -132,7 +140,7 @@ class ProductDetail(Artifact):
 
     @classmethod
     def schema_for(cls, payload: Any) -> dict[str, Any]:
-        schema = cls.model_json_schema()
+        schema = super().schema_for(payload)
         if planned := _planned_ids(payload):
             schema["$defs"]["CopySection"]["properties"]["section_id"] = {"type": "string", "enum": planned}
             schema["properties"]["sections"] |= {"minItems": len(planned), "maxItems": len(planned)}
