@@ -12,6 +12,8 @@ from routing.mock import draw_image
 from routing.mock.canvas import palette_of
 from routing.mock.hangul import glyph, is_hangul, split_syllable
 from routing.mock.lettering import fit_text, text_mask
+from routing.mock.objects import PLAIN, packages_for
+from routing.mock.packages import PACKAGING
 
 KINDS = ("product_shot", "hero", "concept", "thumbnail", "mood board")
 NAMES = (
@@ -60,6 +62,53 @@ def test_products_kinds_seeds_and_colors_give_different_pictures():
     pictures += [draw(seed=seed) for seed in range(8, 16)]
     pictures += [draw(brand={"product": "고요 찻잔", "colors": [color]}) for color in ("#AA2222", "#2222AA")]
     assert len(set(pictures)) == len(pictures)
+
+
+THINGS = (
+    "이어폰",
+    "헤드폰",
+    "스피커",
+    "키보드",
+    "마우스",
+    "모니터",
+    "노트북",
+    "앱",
+    "의자",
+    "소파",
+    "책상",
+    "냄비",
+    "프라이팬",
+    "머그",
+    "텀블러",
+    "셔츠",
+    "운동화",
+    "가방",
+    "랜턴",
+    "램프",
+    "텐트",
+    "노트",
+    "침대",
+    "가습기",
+)
+
+
+@pytest.mark.parametrize("thing", THINGS)
+def test_a_product_looks_like_what_it_is(thing):
+    (package,) = packages_for(("professional product photography", f"고요 {thing}"))
+    assert package not in (PLAIN, *PACKAGING)
+    assert opened(draw(brand={"product": f"고요 {thing}"})).size == (320, 180)
+
+
+def test_what_has_no_shape_of_its_own_is_drawn_abstractly():
+    assert packages_for(("consumer product", "고요 하나")) == (PLAIN,)
+    assert all(package in PACKAGING for name in ("김치", "세럼", "사료", "샴푸") for package in packages_for((name,)))
+
+
+def test_the_prompt_s_subject_counts_and_its_props_do_not():
+    brand = {"product": "Lumo"}
+    plain = draw(prompt="a photo, consumer product, x", brand=brand)
+    assert draw(prompt="a photo, consumer product, on a chair by a desk", brand=brand) == plain
+    assert draw(prompt="a photo, office chair, x", brand=brand) != plain
 
 
 @pytest.mark.parametrize(

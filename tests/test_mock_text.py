@@ -14,7 +14,7 @@ import yaml
 
 from routing.contracts import LLMRequest
 from routing.mock import answer_text
-from routing.mock.claims import find_claims, find_superlatives
+from routing.mock.claims import find_claims, find_superlatives, is_claim, is_superlative, soften
 from routing.mock.josa import Word, josa
 from routing.tasks import TASKS
 
@@ -212,6 +212,146 @@ def test_facts_stand_on_the_page_word_for_word():
     text = json.dumps(page("earbuds"), ensure_ascii=False)
     assert "연속재생시간: 9시간 (소음 차단 끔), 6.5시간 (소음 차단 켬)" in text
     assert "가격: 89,000원" in text
+
+
+CLAIMS = (
+    "혈압 낮춤", "혈압을 자연스럽게 낮춰 주는", "면역력 강화", "면역력 UP", "관절 튼튼", "튼튼한 관절", "간 건강",
+    "장 건강", "피로 회복", "숙취 해소", "다이어트 효과", "체지방 감소", "체중 감량", "살 빠지는", "탈모 예방",
+    "여드름 개선", "주름 개선", "통증 완화", "통증 없는", "무릎 관절 통증 완화", "불면 개선", "노화 방지",
+    "혈당 조절", "콜레스테롤 감소", "기억력 향상", "피부 재생", "부작용 없는", "감기 예방",
+    "lowers blood pressure", "boosts immunity", "joint health", "pain relief", "weight loss", "anti-aging",
+    "reduces wrinkles",
+)  # fmt: skip
+SUPERLATIVES = (
+    "국내 1위", "1위를 기록", "세계 최초 기술", "업계 최고 AS", "최고급 원단", "최고의 맛", "유일한 공법",
+    "국내 유일", "역대급 할인", "끝판왕", "완벽한 마감", "완벽 방수", "최저가", "best quality", "No.1 brand",
+    "#1 seller", "world's first",
+)  # fmt: skip
+INNOCENT = (
+    "수분 70%", "관절형 스탠드", "다관절 암", "관절 스탠드 높이 조절", "주름 없는 셔츠", "혈압 측정 정확도 개선",
+    "자동 감기 코드", "뼈대 강화 프레임", "튼튼한 뼈대", "건강한 간식", "시간 관리", "간식 보관",
+    "화면 위 강화 유리", "체중 100kg까지", "다이어트 식단", "모발 길이 조절", "최고 온도 200도", "최대 9시간",
+    "11위", "1위치 조절", "소음 차단 -42dB", "wrinkle-free", "reduced weight", "best before 2026", "No. 10",
+    "easy wash",
+)  # fmt: skip
+
+
+def test_health_claims_and_superlatives_are_told_from_innocent_features():
+    assert [text for text in CLAIMS if not is_claim(text)] == []
+    assert [text for text in SUPERLATIVES if not is_superlative(text)] == []
+    assert [text for text in INNOCENT if is_claim(text) or is_superlative(text)] == []
+
+
+def test_a_superlative_goes_with_its_noun_or_with_the_sentence():
+    assert soften("세계 최고의 기술로 만든 냄비") == "기술로 만든 냄비"
+    assert soften("국내 1위를 기록했습니다.") == ""
+
+
+def product(**changes: Any) -> dict[str, Any]:
+    return {"product_input": {"name": "온담 냄비", "category": "냄비", "target": "신혼부부"} | changes}
+
+
+def everything(payload: dict[str, Any], language: str = "ko") -> str:
+    tasks = [pair for pair in PAIRS if pair[1] not in ("style_check", "brand_kit")]
+    return "\n".join(ask(role, task, payload, language=language) for role, task in tasks)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_feature_with_a_superlative_or_a_claim_is_dropped_whole(language):
+    dropped = ["판매 1위를 지킨 맛", "세계 최초 기술", "업계 최고 AS", "혈압 낮춤"]
+    payload = product(key_features=[*dropped, "3중 법랑"])
+    text = everything(payload, language)
+    assert "3중 법랑" in text
+    for word in ("1위", "지킨 맛", "최초", "기술", "AS", "혈압", "낮춤", '"를', '"을'):
+        assert word not in text
+    draft = json.loads(ask("copywriter", "product_detail", payload, language=language))
+    review = json.loads(ask("reviewer", "style_check", payload | {"copy": draft}, language=language))
+    assert review["approved"]
+    assert 90 <= review["score"] <= 94
+    assert [issue["severity"] for issue in review["issues"]] == ["low"] * 4
+    assert all(feature in issue["message"] for feature, issue in zip(dropped, review["issues"], strict=True))
+    assert "4" in review["summary"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_with_all_features_dropped_the_copy_lives_from_the_rest(language):
+    text = everything(product(key_features=["국내 1위", "면역력 강화"], facts={"용량": "3.3L"}), language)
+    assert not find_superlatives(text)
+    assert not find_claims(text)
+    assert "온담 냄비" in text
+    assert "신혼부부" in text
+
+
+def test_a_banned_word_in_the_tone_does_not_cost_the_positioning():
+    brief = {
+        "target": "신혼부부",
+        "positioning": '두 사람의 저녁을 위한 냄비입니다. 말투: 담백하게. 쓰지 않는 말: "역대급".',
+    }
+    text = ask("copywriter", "product_detail", product() | {"brief": brief})
+    assert "두 사람의 저녁을 위한 냄비입니다." in text
+    assert "역대급" not in text
+
+
+def test_a_superlative_among_the_facts_has_its_ground():
+    facts = {"수상": "국내 1위 (브랜드대상)"}
+    assert "국내 1위" in everything(product(key_features=["국내 1위"], facts=facts))
+
+
+def test_the_reviewer_does_not_take_a_feature_for_ground():
+    copy = COPY | {"headline": "국내 1위 냄비"}
+    review = json.loads(ask("reviewer", "style_check", product(key_features=["국내 1위"]) | {"copy": copy}))
+    assert [issue["severity"] for issue in review["issues"]] == ["medium"]
+
+
+@pytest.mark.parametrize(
+    ("category", "feature", "stranger"),
+    [
+        ("주물 냄비", "뚜껑 안쪽 돌기로 수분 순환", "바르는"),
+        ("주물 냄비", "무게 3.8kg", "지니는"),
+        ("면 티셔츠", "색상 5가지", "늘 보이는 자리"),
+        ("사무용 의자", "메쉬", "쉬는 자리"),
+        ("메모 앱", "오프라인 편집", "보관"),
+        ("메모 앱", "2단계 인증", "말보다 기준"),
+        ("반려견 사료", "무곡물", "혼자 사는 집"),
+        ("패딩 점퍼", "충전재 구스다운", "충전기"),
+    ],
+)
+def test_no_words_of_another_domain(category, feature, stranger):
+    text = everything(
+        product(category=category, name=f"이름 {category}", key_features=[feature], target="혼자 사는 분")
+    )
+    assert feature in text
+    assert stranger not in text
+
+
+UNKNOWN = ["뚜껑 안쪽 돌기", "손잡이 두 개", "한 번에 여섯 그릇", "two lids", "걸어 두는 고리"]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("seed", range(4))
+def test_no_line_says_a_feature_twice(seed, language):
+    payload = product(key_features=UNKNOWN, facts={"용량": "3.3L"})
+    brief = json.loads(ask("brief", "marketing_brief", payload, language=language, seed=seed))
+    copy = json.loads(ask("copywriter", "product_detail", payload | {"brief": brief}, language=language, seed=seed))
+    lines = [line for section in copy["sections"] for line in (section["body"], *section["bullets"])]
+    for line in [*lines, *brief["key_messages"], copy["headline"], copy["subheadline"]]:
+        assert all(line.lower().count(feature) < 2 for feature in UNKNOWN)
+    features = next(section for section in copy["sections"] if section["section_id"] == "features")
+    assert [bullet.lower() for bullet in features["bullets"]] == UNKNOWN
+
+
+def test_amounts_are_written_as_people_write_them():
+    text = ask("copywriter", "product_detail", product(facts={"가격": 129000, "배송비": 0}))
+    assert "가격: 129,000원" in text
+    assert "배송비: 무료" in text
+    assert text.count("129,000원") == 1
+
+
+def test_image_prompts_name_the_product_once():
+    payload = product(name="Lumo Notes", category="메모 앱")
+    prompt = json.loads(ask("vision", "image_prompt", payload))["prompt"]
+    assert prompt.count("Lumo Notes") == 1
+    assert "smartphone" in prompt
 
 
 def test_an_edited_target_is_heard():

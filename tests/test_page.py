@@ -292,6 +292,45 @@ def test_facts_are_shown_without_a_section_for_them():
     assert len(page.all("table")) == 1
 
 
+def test_facts_are_not_listed_again_beneath_their_table():
+    result = copy_with("facts", bullets=["모델명: SG-A2", "가격: 89,000원"])
+    html = render(result)
+    assert html.count("89,000원") == 3, "hero, table and closing band"
+    assert html.count("SG-A2") == 1
+    assert {"모델명: SG-A2", "가격: 89,000원"} <= set(Page(render(result, product=a_product(facts={}))).text_in("li"))
+
+
+def test_a_second_section_for_facts_gets_no_second_table():
+    page = Page(render(a_result([("top", "hero", ""), ("a", "specs", ""), ("b", "specs", "")])))
+    assert len(page.all("table")) == 1
+    assert {"heading a", "heading b"} <= set(page.text_in("h2"))
+
+
+def test_free_delivery_is_called_free():
+    assert "무료" in Page(render(product=a_product(facts={"배송비": 0}))).text_in("td")
+    assert "Free" in Page(render(product=a_product(facts={"shipping": 0}), language="en")).text_in("td")
+    assert "3,000원" in Page(render(product=a_product(facts={"배송비": 3000}))).text_in("td")
+
+
+def test_ranges_and_percentages_stay_on_one_line():
+    result = a_result()
+    result["copy"]["headline"] = "병풀추출물 70%부터 <b>30-40대</b>, S-XL 그대로"
+    result["copy"]["cta"] = "a" * 20 + "70%부터"
+    page = Page(render(result))
+    assert [text for text in page.text_in("span") if "-" in text or "%" in text] == ["70%부터"]
+    assert page.text_in("h1") == ["병풀추출물", "<b>30-40대</b>, S-XL 그대로"]
+    result["copy"]["headline"] = "30-40대를 위한"
+    assert '<h1><span class="keep">30-40대를</span> 위한</h1>' in render(result)
+
+
+def test_the_call_to_action_looks_like_a_button_and_is_no_link():
+    html = render()
+    (rule,) = re.findall(r"\.cta \.call \{\n(.+?)\}", html, re.DOTALL)
+    assert "background: var(--on-band-accent)" in rule
+    assert "color: var(--band)" in rule
+    assert not Page(html).all("a")
+
+
 @pytest.mark.parametrize("facts", [{}, None])
 def test_no_facts_no_table(facts):
     page = Page(render(product=a_product(facts=facts)))

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from routing.mock.colors import RGB, rgb_of
 from routing.mock.lettering import fit_text, text_mask
-from routing.mock.packages import PACKAGES, Brush, Package
+from routing.mock.packages import Brush, Package
 
 __all__ = ["WHITE", "Box", "Canvas", "Palette", "lightness", "mix", "palette_of"]
 
@@ -134,22 +134,22 @@ class Canvas:
         self.rectangle((x - across, top, x + across, top + thick), side)
         self.ellipse(center, (across, down), mix(side, WHITE, 0.42))
 
-    def package(self, name: str, foot: tuple[float, float], size: float) -> None:
-        """A package of some shape standing on ``foot``, ``size`` high, with its shadow, sheen and label."""
-        package: Package = self.chance.choice(PACKAGES)
+    def package(self, package: Package, name: str, foot: tuple[float, float], size: float) -> None:
+        """A package standing on ``foot``, ``size`` high, with its shadow, sheen and label."""
         (x, y), across = foot, package.aspect * size / 2
         away = 1 if self.from_left else -1
         self.shadow((x + away * size * 0.14, y - size * 0.005), (across * 1.45, size * 0.06), 0.30, 0.022)
         self.shadow((x, y), (across * 1.02, size * 0.022), 0.42, 0.008)
         body, label = self._package_colors()
-        colors = {"body": body, "cap": self.palette.accent, "label": label}
+        shade = mix(body, WHITE, 0.28) if lightness(body) < 0.25 else mix(body, self.palette.ink, 0.3)
+        colors = {"body": body, "cap": self.palette.accent, "label": label, "shade": shade}
+        colors |= {"glow": mix((255, 214, 140), WHITE, 0.35), "sheen": mix(body, WHITE, 0.3)}
         for part in package.parts:
             self.paint(colors[part.color], part.box_at(foot, size), partial(part.draw, foot=foot, size=size))
-        for side, color, opacity in ((-away, WHITE, 0.34), (away, self.palette.ink, 0.18)):
+        for side, color, opacity in () if not package.edge else ((-away, WHITE, 0.34), (away, self.palette.ink, 0.18)):
             self.rectangle(package.edge_at(foot, size, side), color, opacity, 0.02 * size, blur=0.014)
-        self.text(
-            name, package.label_at(foot, size), size * 0.13, self.palette.ink if lightness(label) > 0.5 else WHITE
-        )
+        ink = self.palette.ink if lightness(colors[package.label_on]) > 0.5 else WHITE
+        self.text(name, package.label_at(foot, size), size * 0.13, ink)
 
     def _package_colors(self) -> tuple[RGB, RGB]:
         """Dark body with a light label, or the other way round."""

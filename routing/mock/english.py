@@ -2,149 +2,15 @@
 
 from __future__ import annotations
 
+from routing.mock.english_features import FEATURES, SCENES
 from routing.mock.english_tasks import PHRASES as TASK_PHRASES
-from routing.mock.pen import Book, compile_rules
+from routing.mock.pen import Book
 
 __all__ = ["ENGLISH"]
 
-_SCENES = compile_rules(
-    (r"camp|캠핑|백패킹", "a day at the campsite"),
-    (r"commut|subway|출퇴근|지하철", "the daily commute"),
-    (r"programmer|developer|remote|개발자|재택", "a long day at the desk"),
-    (r"office|worker|professional|직장인|회사원", "a busy weekday"),
-    (r"student|exam|학생|수험", "an evening of study"),
-    (r"parent|mother|father|\bmom|\bdad|부모|육아|엄마|아빠", "a day with the children"),
-    (r"\bpets?\b|dog owner|cat owner|반려|집사", "a day with a pet"),
-    (r"runner|gym|workout|athlete|hik|운동|헬스|러닝|등산", "a training day"),
-    (r"travel|여행|출장", "a day on the road"),
-    (r"gift|선물", "the day you choose a gift"),
-)
-
-_FEATURES = compile_rules(
-    (
-        r"단백|protein",
-        "protein comes first",
-        "for the days when meals alone leave a gap, and protein is what you look for.",
-    ),
-    (
-        r"sugar|저당|무당|제로",
-        "easier on days when sugar is on your mind",
-        "a welcome line for anyone who reads the label before the first bite.",
-    ),
-    (
-        r"easy|quick|instant|shake|간편|쉐이크|원터치",
-        "less to prepare, more of the day left",
-        "what takes effort is soon given up, so the easy way was part of the choice.",
-    ),
-    (
-        r"noise|\bANC\b|소음\s?차단|노이즈",
-        "closer to what you were listening to",
-        "when the room is loud, it helps you stay with what you were listening to.",
-    ),
-    (
-        r"silent|quiet|저소음|무소음",
-        "quiet enough to share a room",
-        "the person at the next desk has a day of their own.",
-    ),
-    (
-        r"switch|스위치|\d축",
-        "a feel chosen for the fingertips",
-        "you press it countless times a day, so the feel was chosen first.",
-    ),
-    (
-        r"layout|compact|배열|레이아웃|portable|mini|휴대|컴팩트",
-        "room to spare around it",
-        "how far your hands travel and how much space is left were weighed together.",
-    ),
-    (
-        r"hot-?swap|modular|replaceable|핫\s?스왑|교체",
-        "made to be changed, part by part",
-        "for people who would sooner change one part than the whole.",
-    ),
-    (
-        r"bluetooth|wireless|multi-?device|wi-?fi|블루투스|무선|페어링",
-        "no cable to tidy away",
-        "one thing less to untangle before you carry on with your work.",
-    ),
-    (
-        r"battery|charge|hours?\b|충전|배터리|연속",
-        "fewer thoughts about charging",
-        "the less you look for a charger, the more you simply use it.",
-    ),
-    (
-        r"weight|lightweight|무게|경량|가벼",
-        "considered down to its weight",
-        "with something you carry every day, the figure is worth a look.",
-    ),
-    (
-        r"water|IPX?\d|splash|방수|방진",
-        "calm about a little water",
-        "made with rain and sweat in mind; the stated rating says how far that goes.",
-    ),
-    (
-        r"fragrance|unscented|무향",
-        "easy on days when scent is too much",
-        "leaving something out can matter as much as putting it in.",
-    ),
-    (
-        r"vegan|비건",
-        "for people with a clear standard",
-        "the line to check first if you also care how things are made.",
-    ),
-    (
-        r"moistur|hydrat|보습|수분",
-        "for the days when skin feels dry",
-        "made with the comfort of putting it on in mind.",
-    ),
-    (
-        r"organic|recycled|local|유기농|국산|친환경",
-        "good to know where it comes from",
-        "choosing by origin is a small standard to keep every day.",
-    ),
-    (
-        r"extract|contains|ingredient|추출물|함유|원료|성분",
-        "what is inside, by name and figure",
-        "see what it holds and how much of it before you decide.",
-    ),
-    (
-        r"certif|patent|tested|인증|특허|시험",
-        "a standard in place of big words",
-        "for people who would sooner check than be persuaded.",
-    ),
-    (
-        r"capacity|litre|liter|용량",
-        "a clear idea of how much it holds",
-        "once you know how much it holds, you can picture where it fits.",
-    ),
-    (
-        r"cotton|wool|linen|leather|wood|steel|silicone|titanium|alumini?um|소재|원단|가죽|원목",
-        "chosen by touch, material first",
-        "with something you touch often, the material makes itself felt.",
-    ),
-    (
-        r"wash|clean|세척|세탁|관리",
-        "thought through to the tidying up",
-        "the minutes after use count as well.",
-    ),
-    (
-        r"warranty|보증|무상",
-        "looked after once it is yours",
-        "know beforehand what you may need afterwards.",
-    ),
-    (
-        r"design|colou?r|finish|디자인|색상|마감",
-        "easy on the eye",
-        "it stays in view all day, so its looks were weighed like its use.",
-    ),
-    (
-        r"flavou?r|chocolate|vanilla|맛|초코",
-        "a taste you come back to",
-        "a habit lasts when it tastes right.",
-    ),
-)
-
 _SCENE_BY_DOMAIN = {
     "audio": "time on the move",
+    "app": "a day with much to do",
     "computer": "the hours at the desk",
     "pet": "a day with a pet",
     "kids": "a day with the children",
@@ -154,6 +20,8 @@ _SCENE_BY_DOMAIN = {
     "food": "the everyday table",
     "outdoor": "a day outdoors",
     "fashion": "an ordinary day's outfit",
+    "accessory": "a day out of the house",
+    "furniture": "the place where you spend your day",
     "kitchen": "the everyday kitchen",
     "appliance": "a day around the house",
     "living": "a quiet hour at home",
@@ -164,11 +32,14 @@ _SCENE_BY_DOMAIN = {
 # The thought that a page's story begins with.
 _OPENING = {
     "audio": "Even in a crowd there are sounds you want to yourself.",
+    "app": "Ideas and errands alike need a place where you find them again.",
+    "furniture": "Look back on a day, and most of it was spent in very few places.",
+    "accessory": "There are things your hand goes to last before you leave the house.",
     "computer": "Your hands spend more of the day at the desk than you would think.",
     "pet": "You look twice at what you choose for someone who cannot tell you.",
     "kids": "What you put beside a child takes longer to choose.",
     "supplement": "On busy days, the things you meant to take are the first to be forgotten.",
-    "beauty": "When the season turns, you look again at what you put on your skin.",
+    "beauty": "When the season turns, you look again at what you use.",
     "drink": "Often it is a short break with a cup that turns the day around.",
     "food": "What shall we eat is a question that comes back every day.",
     "outdoor": "On days outdoors it helps to know exactly what is in the bag.",
@@ -177,12 +48,15 @@ _OPENING = {
     "appliance": "Housework comes back a little at a time, and often.",
     "living": "The things you touch first at home make the time to rest.",
     "stationery": "Writing something down is a slow way of thinking.",
-    "general": "The things you use every day deserve a second thought.",
+    "general": "A good choice begins with knowing what you need.",
 }
 
 # The first thought of the hero section.
 _HOOK = {
     "audio": "There are hours when you want what you hear to be yours alone.",
+    "app": "With a tool you know well, the day falls into order.",
+    "furniture": "The longer you stay in a place, the more it matters how you choose for it.",
+    "accessory": "What leaves the house with you every day is judged by use and looks alike.",
     "computer": "When a tool fits the hand, work finds its rhythm.",
     "pet": "They are family, so nothing they eat or use is chosen lightly.",
     "kids": "Whatever is part of a child's day should be clear about what it is.",
@@ -196,21 +70,21 @@ _HOOK = {
     "appliance": "When housework gets a little lighter, evenings get a little longer.",
     "living": "A place to rest deserves things that stay pleasant to look at.",
     "stationery": "While the hand writes, thoughts find their own pace.",
-    "general": "When the things you use often are easy to use, the day feels lighter.",
+    "general": "With the right choice made, the day feels a little lighter.",
 }
 
 # What is safe to advise without knowing the product: no doses, times or temperatures.
 _USAGE = {
     "audio": (
-        "Find the fit first, then start with music you know well.",
+        "Start with sounds you know well.",
         "Connect the device you use most before anything else",
         "Listen once in a quiet place and once in a busy one",
         "Put it back in its place when you are done",
     ),
     "computer": (
-        "Put it where you usually work and settle your hands first.",
+        "Put it where you usually work and tidy up around it first.",
         "Connect the device you use most before anything else",
-        "Find the height and distance that suit your wrists",
+        "Find the height and distance that suit you",
         "Dust it off before dust collects",
     ),
     "supplement": (
@@ -220,8 +94,8 @@ _USAGE = {
         "Once opened, store it as the label says",
     ),
     "beauty": (
-        "After cleansing, spread a suitable amount and see how your skin takes it.",
-        "Try it on a small area first",
+        "Read the directions on the package, and start with a suitable amount.",
+        "Begin with a little and see how it suits you",
         "Add one step at a time to your usual order",
         "Read the cautions on the package",
     ),
@@ -256,10 +130,58 @@ _USAGE = {
         "Clean it and put it away afterwards",
     ),
     "general": (
-        "Start with the moment in which you would use it most.",
-        "Keep it within reach",
+        "Start with the moment in which you need it most.",
+        "Read the directions before you begin",
+        "Let it find its place in your day",
+        "Ask the seller about anything that is unclear",
+    ),
+    "app": (
+        "Begin by moving one thing that you do often.",
+        "Start on the device you use most",
+        "Set notifications and settings your own way",
+        "Widen what you use it for, little by little",
+    ),
+    "accessory": (
+        "Try it with what you wear most.",
+        "Compare the measurements with something you own",
+        "Take it along on a familiar route first",
+        "Care for it as the label says",
+    ),
+    "furniture": (
+        "Measure the place where it will stand first.",
+        "Check the way in as well as the place",
+        "Set it up as directed and see that it stands firmly",
+        "Find the position that suits the person who uses it",
+    ),
+    "living": (
+        "Choose its place and see how it looks there.",
+        "Check the size of the place",
         "Read the directions before the first use",
         "Look after it as the label says",
+    ),
+    "kitchen": (
+        "Wash it as directed before the first use.",
+        "Keep it near where you use it",
+        "Clean it as the label says",
+        "Dry it before you put it away",
+    ),
+    "appliance": (
+        "Decide on its place and the socket first.",
+        "Read the safety notes before anything else",
+        "Learn the functions you will use most",
+        "Look after it at the stated intervals",
+    ),
+    "outdoor": (
+        "Try it once at home before you set out.",
+        "Check that everything is there before you leave",
+        "Read directions and cautions beforehand",
+        "Wipe off dust and water before you store it",
+    ),
+    "stationery": (
+        "Begin with one line about today.",
+        "Keep it within reach",
+        "Choose a time of day for it",
+        "Use it together with what you know",
     ),
 }
 
@@ -269,7 +191,7 @@ _VALUES = {
     "audio": ("focus", "comfort", "things that last"),
     "computer": ("tools that fit the hand", "focus", "things that last"),
     "food": ("honest labels", "an easy meal", "sharing"),
-    "general": ("clear information", "ease in daily life", "choices that last"),
+    "general": ("clear information", "ease in daily life", "careful choices"),
 }
 
 _TONE = {
@@ -289,6 +211,6 @@ ENGLISH = Book(
     | {f"usage.{domain}": usage for domain, usage in _USAGE.items()}
     | {f"values.{domain}": values for domain, values in _VALUES.items()}
     | {f"tone.{domain}": (tone,) for domain, tone in _TONE.items()},
-    features=_FEATURES,
-    scenes=_SCENES,
+    features=FEATURES,
+    scenes=SCENES,
 )

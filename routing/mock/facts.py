@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from routing.mock.claims import is_claim, soften
+from routing.mock.claims import is_claim, is_superlative, soften
 from routing.mock.colors import find_colors, palette_for
 from routing.mock.domains import domain_of
 from routing.mock.material import Guide, read_guide
@@ -34,7 +34,7 @@ class Facts:
     """Everything that copy may be made of. Strings are empty where the payload says nothing.
 
     Attributes:
-        features: key features that copy may state; ``claims`` are those that it may not.
+        features: key features that copy may state; ``dropped`` are those that it may not, whole and word for word.
         details: facts as pairs of name and value.
         points: all leaves of the payload as ``name: value``, for tasks that nobody knows.
     """
@@ -45,7 +45,7 @@ class Facts:
     category: str = ""
     target: str = ""
     features: tuple[str, ...] = ()
-    claims: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
     details: tuple[tuple[str, str], ...] = ()
     tone: str = ""
     values: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ def first_sentence(text: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences that copy may repeat: no claims, no superlatives."""
+    """The sentences that copy may repeat: no claims, no superlatives that could not be taken out."""
     parts = (soften(part.strip()) for part in _SENTENCE_END.split(text) if not is_claim(part))
     return [part for part in parts if part]
 
@@ -200,7 +200,11 @@ def _read(payload: Mapping[str, Any]) -> Facts:
     brand_name = _line(("name", "brand_name"), brand) or _line(("brand_name",), product, top)
     own_name = "" if brand_name else _line(("name", "title"), top)
     product_name = _line(("name", "product_name", "title"), product) or _line(("product_name",), top) or own_name
-    features, claims = _features(_first(("key_features", "features", "selling_points", "points"), product, top))
+    details = _pairs(_first(("facts", "specs", "spec", "details"), product, top))
+    ground = "\n".join(f"{key} {value}" for key, value in details)
+    features, dropped = _features(
+        _first(("key_features", "features", "selling_points", "points"), product, top), ground
+    )
     text = _text(payload, known=bool(brand or product))
     category, industry = _line(("category",), product, top), _line(("industry",), brand, top)
     return Facts(
@@ -210,10 +214,10 @@ def _read(payload: Mapping[str, Any]) -> Facts:
         category=category,
         target=_target(_line(("target", "audience", "target_audience"), brief, product, top)),
         features=features,
-        claims=claims,
-        details=_pairs(_first(("facts", "specs", "spec", "details"), product, top)),
+        dropped=dropped,
+        details=details,
         positioning=_positioning(brief, product) or ("" if product_name else clip(" ".join(sentences(text)[:2]), 300)),
-        key_messages=_features(_first(("key_messages",), brief))[0],
+        key_messages=_features(_first(("key_messages",), brief), ground)[0],
         text=text,
         points=_points(payload),
         domain=domain_of(category, product_name, industry, text),
@@ -222,10 +226,10 @@ def _read(payload: Mapping[str, Any]) -> Facts:
 
 
 def _positioning(brief: Mapping[str, Any], product: Mapping[str, Any]) -> str:
-    """The brief's positioning, unless it speaks of a target that was edited away since."""
+    """What copy may repeat of the brief's positioning, unless it speaks of a target that was edited away since."""
     text, target = _line(("positioning",), brief, length=300), _line(("target",), product)
     edited = _line(("target",), brief) not in ("", target)
-    return "" if is_claim(text) or (edited and target and target in text) else soften(text)
+    return "" if edited and target and target in text else " ".join(sentences(text))
 
 
 def _voice(brand: Mapping[str, Any], guide: Guide, name: str) -> dict[str, Any]:
@@ -241,13 +245,14 @@ def _voice(brand: Mapping[str, Any], guide: Guide, name: str) -> dict[str, Any]:
     }
 
 
-def _features(value: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Features without their superlatives, parted into those that copy may state and regulated claims."""
+def _features(value: Any, ground: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Features parted into those that copy may state and those it may not: regulated claims, superlatives.
+
+    Such a feature goes whole, since what is left of "국내 1위를 기록" without its superlative is no Korean.
+    """
     items = as_items(value) if value else ()
-    return (
-        tuple(dict.fromkeys(soften(item) for item in items if not is_claim(item)))[:12],
-        tuple(item for item in items if is_claim(item)),
-    )
+    dropped = tuple(item for item in items if is_claim(item) or is_superlative(item, ground))
+    return tuple(item for item in items if item not in dropped)[:12], dropped
 
 
 def _target(text: str) -> str:

@@ -11,10 +11,25 @@ from typing import Literal
 
 from PIL import ImageDraw
 
-__all__ = ["PACKAGES", "Brush", "Package", "Part"]
+__all__ = [
+    "BOTTLE",
+    "CARTON",
+    "DROPPER",
+    "JAR",
+    "PACKAGING",
+    "POUCH",
+    "PUMP",
+    "TUB",
+    "TUBE",
+    "Brush",
+    "Color",
+    "Package",
+    "Part",
+]
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
+Color = Literal["body", "cap", "label", "shade", "glow", "sheen"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ def _placed(box: Box, foot: Point, size: float) -> Box:
 class Part:
     """A rounded rectangle, or the polygon within it where ``points`` are given."""
 
-    color: Literal["body", "cap", "label"]
+    color: Color
     box: Box
     radius: float = 0.0
     points: tuple[Point, ...] = ()
@@ -67,13 +82,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Package:
-    """Parts from back to front. ``aspect`` is width by height, ``label`` where the name goes, ``edge`` how high the
-    sheen along the sides reaches."""
+    """Parts from back to front.
+
+    Attributes:
+        aspect: width by height.
+        label: where the name goes; an empty box where it goes nowhere.
+        edge: how high the sheen along the sides reaches, 0 for things whose sides are not straight.
+        label_on: the colour beneath the name.
+    """
 
     aspect: float
     parts: tuple[Part, ...]
     label: Box
     edge: float
+    label_on: Color = "label"
 
     def label_at(self, foot: Point, size: float) -> Box:
         return _placed(self.label, foot, size)
@@ -84,7 +106,7 @@ class Package:
         return _placed((middle - 0.022, self.edge, middle + 0.022, 0.05), foot, size)
 
 
-_CARTON = Package(
+CARTON = Package(
     aspect=0.66,
     parts=(
         Part("body", (-0.33, 1.0, 0.33, 0.0), 0.015),
@@ -104,7 +126,7 @@ _POUCH_OUTLINE = (
     (-0.36, 0.06),
     (-0.34, 0.9),
 )
-_POUCH = Package(
+POUCH = Package(
     aspect=0.70,
     parts=(
         Part("body", (-0.36, 1.0, 0.36, 0.0), points=_POUCH_OUTLINE),
@@ -114,7 +136,7 @@ _POUCH = Package(
     label=(-0.22, 0.73, 0.22, 0.23),
     edge=0.88,
 )
-_BOTTLE = Package(
+BOTTLE = Package(
     aspect=0.58,
     parts=(
         Part("body", (-0.085, 0.84, 0.085, 0.70)),
@@ -125,7 +147,7 @@ _BOTTLE = Package(
     label=(-0.235, 0.56, 0.235, 0.16),
     edge=0.68,
 )
-_JAR = Package(
+JAR = Package(
     aspect=0.92,
     parts=(
         Part("body", (-0.46, 0.74, 0.46, 0.0), 0.08),
@@ -135,7 +157,7 @@ _JAR = Package(
     label=(-0.38, 0.56, 0.38, 0.16),
     edge=0.66,
 )
-_TUBE = Package(
+TUBE = Package(
     aspect=0.50,
     parts=(
         Part("body", (-0.28, 1.0, 0.28, 0.18), points=((-0.28, 1.0), (0.28, 1.0), (0.25, 0.18), (-0.25, 0.18))),
@@ -145,5 +167,38 @@ _TUBE = Package(
     label=(-0.185, 0.80, 0.185, 0.38),
     edge=0.90,
 )
+TUB = Package(
+    aspect=0.86,
+    parts=(
+        Part("body", (-0.43, 0.84, 0.43, 0.0), points=((-0.43, 0.84), (0.43, 0.84), (0.37, 0.0), (-0.37, 0.0))),
+        Part("cap", (-0.45, 0.94, 0.45, 0.80), 0.03),
+        Part("label", (-0.34, 0.66, 0.34, 0.14), 0.04),
+    ),
+    label=(-0.3, 0.62, 0.3, 0.18),
+    edge=0.0,
+)
+DROPPER = Package(
+    aspect=0.5,
+    parts=(
+        Part("cap", (-0.05, 1.0, 0.05, 0.80), 0.05),
+        Part("label", (-0.1, 0.84, 0.1, 0.68), 0.015),
+        Part("body", (-0.25, 0.70, 0.25, 0.0), 0.07),
+        Part("label", (-0.25, 0.54, 0.25, 0.12)),
+    ),
+    label=(-0.2, 0.51, 0.2, 0.15),
+    edge=0.62,
+)
+PUMP = Package(
+    aspect=0.5,
+    parts=(
+        Part("cap", (-0.02, 0.96, 0.02, 0.76)),
+        Part("cap", (-0.17, 1.0, 0.06, 0.94), 0.02),
+        Part("cap", (-0.09, 0.80, 0.09, 0.70), 0.015),
+        Part("body", (-0.25, 0.72, 0.25, 0.0), 0.08),
+        Part("label", (-0.25, 0.56, 0.25, 0.12)),
+    ),
+    label=(-0.2, 0.53, 0.2, 0.15),
+    edge=0.64,
+)
 
-PACKAGES: tuple[Package, ...] = (_CARTON, _POUCH, _BOTTLE, _JAR, _TUBE)
+PACKAGING = (CARTON, POUCH, BOTTLE, JAR, TUBE, TUB, DROPPER, PUMP)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from routing.mock.claims import is_claim, soften
+from routing.mock.claims import is_claim, is_superlative
 from routing.mock.facts import as_text, clip, first_sentence
 from routing.mock.pen import FeatureNote, Pen
 
@@ -91,7 +91,7 @@ def _objects(value: Any) -> list[Mapping[str, Any]]:
 
 
 def _unfit(text: Any) -> bool:
-    return not isinstance(text, str) or not text.strip() or is_claim(text) or soften(text) != text.strip()
+    return not isinstance(text, str) or not text.strip() or is_claim(text) or is_superlative(text)
 
 
 def _merged(old: Mapping[str, Any], new: Written, *, blamed: bool) -> Written:
@@ -118,9 +118,12 @@ class PageWriter:
 
     def write(self) -> dict[str, Any]:
         pen = self.pen
-        subheadline = "page.subheadline" if pen.facts.features else "page.bare"
+        features = pen.facts.features
+        headline = "page.headline" if features else "page.headline.bare"
+        # The headline holds the first feature, so the line below it goes on with the next ones.
+        subheadline = "page.subheadline" if len(features) > 1 else "page.bare"
         return {
-            "headline": pen.say("page.headline", self.turn),
+            "headline": pen.say(headline, self.turn),
             "subheadline": pen.say(subheadline, self.turn),
             "sections": [self._section(*pair) for pair in zip(self.plan, self._kinds, strict=True)],
             "cta": pen.say("page.cta", self.turn),
@@ -155,7 +158,8 @@ class PageWriter:
 
     def _unsaid(self, body: str, planned: Planned) -> str:
         """A body that the page does not hold yet: further feature sentences, else the section's own title."""
-        options = [body, *(note.sentence for note in self.pen.notes), f"{planned['title']}: {body}"]
+        sentences = (note.sentence for note in self.pen.notes if note.sentence)
+        options = [body, *sentences, f"{planned['title']}: {body}"]
         chosen = next((option for option in options if option not in self._said), options[-1])
         self._said.add(chosen)
         return chosen
@@ -176,12 +180,19 @@ class PageWriter:
         opening = first_sentence(facts.positioning) if facts.product else facts.positioning
         key = "hero.positioned" if opening else "hero.body"
         body = pen.say(key, turn, hook=pen.say(pen.by_domain("hook")), positioning=opening)
-        lines = facts.key_messages or tuple(note.line for note in pen.notes)
-        return body, list(lines[:5]) or pen.all("hero.bullets")
+        # A feature that stands alone has its place in the features section.
+        lines = facts.key_messages or _lines(pen.notes)
+        alone = {feature.lower() for feature in facts.features}
+        return body, [line for line in lines if line.lower() not in alone][:5]
 
     def _features(self, turn: int) -> tuple[str, list[str]]:
         notes = self._share()
-        bullets = [self.pen.say("features.bullet", feature=note.feature, sentence=note.sentence) for note in notes]
+        bullets = [
+            self.pen.say("features.bullet", feature=note.feature, sentence=note.sentence)
+            if note.sentence
+            else self.pen.say("features.alone", feature=note.feature)
+            for note in notes
+        ]
         return self.pen.say("features.body", turn), bullets or self.pen.all("features.bullets")
 
     def _story(self, turn: int) -> tuple[str, list[str]]:
@@ -199,19 +210,20 @@ class PageWriter:
         return self.pen.say("specs.body", turn), lines or self.pen.all("specs.bullets")
 
     def _faq(self, turn: int) -> tuple[str, list[str]]:
-        answers = [self.pen.say("faq.bullet", name=name, value=value) for name, value in self.pen.details[:3]]
+        answers = [self.pen.say("faq.bullet", name=name, value=value) for name, value in self.pen.plain_details[:3]]
         return self.pen.say("faq.body", turn), [*self.pen.all("faq.bullets"), *answers]
 
     def _trust(self, turn: int) -> tuple[str, list[str]]:
-        told = [f"{name} {value}" for name, value in self.pen.details[:4]]
-        return self.pen.say("trust.body", turn), told or [note.line for note in self.pen.notes[:4]]
+        told = [f"{name} {value}" for name, value in self.pen.plain_details[:4]]
+        return self.pen.say("trust.body", turn), told or _lines(self.pen.notes)[:4]
 
     def _cta(self, turn: int) -> tuple[str, list[str]]:
-        price = self.pen.detail(*self.pen.book.phrases["price.names"])
-        recap = self.pen.all("cta.bullets") if self.pen.facts.features else []
-        bullets = recap + ([self.pen.say("cta.price", price=price)] if price else [])
-        return self.pen.say("cta.body", turn), bullets
+        return self.pen.say("cta.body", turn), []
 
     def _other(self, planned: Planned, turn: int) -> tuple[str, list[str]]:
         title = planned["title"] or planned["type"] or self.pen.words["category"]
-        return self.pen.say("other.body", turn, title=title), [note.line for note in self.pen.notes[:3]]
+        return self.pen.say("other.body", turn, title=title), _lines(self.pen.notes)[:3]
+
+
+def _lines(notes: Iterable[FeatureNote]) -> list[str]:
+    return [note.line for note in notes if note.line]

@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from routing.mock.claims import is_claim
 from routing.mock.facts import read_facts
 from routing.mock.josa import Word
 from routing.mock.variety import pick
 
 __all__ = ["Book", "FeatureNote", "Pen", "compile_rules"]
 
-Rules = tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]
+Rules = tuple["Rule", ...]
+
+_FREE = re.compile(r"배송(?:비|료)|배달비|shipping|delivery", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Book:
     Attributes:
         language: ``ko`` or ``en``.
         phrases: variants of each phrase; ``{product:은}`` takes the right particle.
-        features: what to say of a feature that matches: a line for headings, a sentence for the body.
+        features: what to say of a feature: a line for headings, a sentence for the body.
         scenes: the moment in which a target uses the product.
     """
 
@@ -34,15 +37,31 @@ class Book:
     scenes: Rules
 
 
+class Rule(NamedTuple):
+    """What is ``said`` of a text that the ``words`` match, for products of these ``domains``, or of any."""
+
+    domains: frozenset[str]
+    words: re.Pattern[str]
+    said: tuple[str, ...]
+
+    def fits(self, domain: str, text: str) -> bool:
+        return (not self.domains or domain in self.domains) and self.words.search(text) is not None
+
+
 class FeatureNote(NamedTuple):
+    """``line`` and ``sentence`` are empty where the feature is best left to speak for itself."""
+
     feature: str
     line: str
     sentence: str
 
 
 def compile_rules(*rules: tuple[str, ...]) -> Rules:
-    """Rules from rows of a regular expression and what is said where it matches."""
-    return tuple((re.compile(row[0], re.IGNORECASE), row[1:]) for row in rules)
+    """Rules from rows of domains, a regular expression and what is said where both fit.
+
+    The same word means another thing elsewhere: 수분 in a cream is not 수분 under a pot's lid.
+    """
+    return tuple(Rule(frozenset(row[0].split()), re.compile(row[1], re.IGNORECASE), row[2:]) for row in rules)
 
 
 class Pen:
@@ -57,10 +76,9 @@ class Pen:
         self.words = {name: Word(text) for name, text in self._texts().items()}
 
     def _scene(self) -> str:
-        for rule, said in self.book.scenes:
-            if rule.search(self.facts.target):
-                return said[0]
-        return self.book.phrases[f"scene.{self.facts.domain}"][0]
+        facts = self.facts
+        fitting = (rule.said[0] for rule in self.book.scenes if rule.fits(facts.domain, facts.target))
+        return next(fitting, self.book.phrases[f"scene.{facts.domain}"][0])
 
     def _texts(self) -> dict[str, str]:
         facts, fallback = self.facts, self.book.phrases
@@ -75,6 +93,7 @@ class Pen:
             "first": facts.features[0] if facts.features else subject,
             "second": facts.features[1] if len(facts.features) > 1 else facts.category or subject,
             "features": ", ".join(facts.features[:3]) or facts.category or subject,
+            "rest": " · ".join(facts.features[1:3]),
         }
 
     def has(self, key: str) -> bool:
@@ -104,14 +123,11 @@ class Pen:
 
     def _notes(self, features: Iterable[str]) -> Iterable[FeatureNote]:
         used: set[str] = set()
-        for number, feature in enumerate(features):
-            fitting = (said for rule, said in self.book.features if rule.search(feature) and said[0] not in used)
-            line, sentence = next(fitting, None) or self._default_note(number)
+        for feature in features:
+            fitting = (rule.said for rule in self.book.features if rule.fits(self.facts.domain, feature))
+            line, sentence = next((said for said in fitting if said[0] not in used), ("", ""))
             used.add(line)
-            yield FeatureNote(feature, self.fill(line, feature=feature), self.fill(sentence, feature=feature))
-
-    def _default_note(self, number: int) -> list[str]:
-        return pick(self.book.phrases["feature.default"], *self._seed, "feature", turn=number).split("|")
+            yield FeatureNote(feature, self.fill(line), self.fill(sentence))
 
     def detail(self, *names: str) -> str:
         """The value of the first fact whose name holds one of the words, e.g. ``가격``."""
@@ -119,9 +135,20 @@ class Pen:
 
     @cached_property
     def details(self) -> tuple[tuple[str, str], ...]:
-        """The facts, with a bare Korean price as people write it: ``89,000원``."""
-        return tuple((name, self._priced(name, text)) for name, text in self.facts.details)
+        """The facts that copy may repeat, with bare amounts as people write them: ``89,000원``, ``무료``."""
+        pairs = ((name, self._priced(name, text)) for name, text in self.facts.details)
+        return tuple(pair for pair in pairs if not is_claim(" ".join(pair)))
+
+    @property
+    def plain_details(self) -> tuple[tuple[str, str], ...]:
+        """The details without the price, which has its own places on the page."""
+        prices = self.book.phrases["price.names"]
+        return tuple(pair for pair in self.details if not any(word in pair[0].lower() for word in prices))
 
     def _priced(self, name: str, text: str) -> str:
-        korean = self.book.language == "ko" and any(word in name for word in self.book.phrases["price.names"])
+        if _FREE.search(name) and text in ("0", "0원"):
+            return self.book.phrases["free"][0]
+        korean = self.book.language == "ko" and (
+            _FREE.search(name) or any(word in name for word in self.book.phrases["price.names"])
+        )
         return f"{int(text):,}원" if korean and text.isascii() and text.isdecimal() else text

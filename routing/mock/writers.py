@@ -32,6 +32,10 @@ _LIGHTS = (
 _SETTINGS = {
     "audio": "on a smooth stone surface, calm commuting mood",
     "computer": "on a tidy wooden desk",
+    "app": "held upright on a tidy desk",
+    "furniture": "in a quiet bright room",
+    "kitchen": "on a clean kitchen counter",
+    "accessory": "against a plain textured wall",
     "supplement": "on a bright kitchen counter, fresh active mood",
     "beauty": "on a pale stone surface with water ripples and green leaves",
     "drink": "on a wooden table, relaxed cafe mood",
@@ -85,11 +89,16 @@ def brand_kit(pen: Pen) -> Fields:
 
 def marketing_brief(pen: Pen) -> Fields:
     facts = pen.facts
-    positioning = pen.say("brief.positioning")
+    positioning = pen.say("brief.positioning" if facts.features else "brief.positioning.bare")
     if facts.tone:
         # The copywriter gets the brief without the brand, so the voice travels in here.
         positioning += " " + pen.say("brief.tone", tone=facts.tone)
-    messages = [pen.say("brief.message", feature=note.feature, line=note.line) for note in pen.notes[:4]]
+    messages = [
+        pen.say("brief.message", feature=note.feature, line=note.line)
+        if note.line
+        else pen.say("features.alone", feature=note.feature)
+        for note in pen.notes[:4]
+    ]
     if facts.values and facts.brand and len(messages) < _FEW:
         messages.append(pen.say("brief.value", values=", ".join(facts.values[:3])))
     return {
@@ -102,7 +111,7 @@ def marketing_brief(pen: Pen) -> Fields:
 def sns(pen: Pen) -> Fields:
     opening = pen.say(pen.by_domain("opening"))
     hashtags = _distinct([_hashtag(tag) for tag in _tags(pen)])
-    texts = pen.all("sns.posts", opening=opening)
+    texts = pen.all("sns.posts" if pen.facts.features else "sns.posts.bare", opening=opening)
     channels = pen.all("sns.channels")
     return {
         "posts": [
@@ -142,10 +151,11 @@ def image_prompt(pen: Pen) -> Fields:
     facts = pen.facts
     kind = _image_kind(pen.payload)
     noun = english_noun(facts.domain, facts.category, facts.product, facts.text)
+    named = facts.subject if facts.subject.lower() not in noun.lower() else ""
     place = next((said for rule, said in _PLACES if rule.search(facts.target)), None)
     parts = (
         f"professional product photography, {noun}",
-        facts.subject,
+        named,
         place or _SETTINGS.get(facts.domain, _PLAIN_SETTING),
         _FRAMINGS.get(kind, f"{kind} composition" if kind.isascii() else _FRAMINGS["product_shot"]),
         "color palette of " + " and ".join(dict.fromkeys(map(color_name, facts.colors[:3]))),
@@ -165,13 +175,17 @@ def rewrite(pen: Pen) -> Fields:
     """Mends what an editor would: superlatives, claims, spaces, rows of exclamation marks."""
     original = pen.facts.text
     if not original:
-        return {"text": pen.say("rewrite.product"), "changes": pen.all("rewrite.written")}
+        return {"text": _described(pen), "changes": pen.all("rewrite.written")}
     text = re.sub(r"\s{2,}", " ", re.sub(r"[!~]+", ".", " ".join(sentences(original))))
     removed = find_superlatives(original) + find_claims(original)
     changes = [pen.say("rewrite.removed", words=", ".join(f"'{word}'" for word in removed))] if removed else []
     if not changes:
         changes = pen.all("rewrite.marks" if text != original else "rewrite.kept")
-    return {"text": text or pen.say("rewrite.product"), "changes": changes}
+    return {"text": text or _described(pen), "changes": changes}
+
+
+def _described(pen: Pen) -> str:
+    return pen.say("rewrite.product" if pen.facts.features else "summary.plain")
 
 
 def short_summary(pen: Pen) -> Fields:
@@ -179,7 +193,7 @@ def short_summary(pen: Pen) -> Fields:
     if facts.text and not facts.product:
         told = sentences(facts.text) or [facts.text]
         return {"summary": clip(" ".join(told[:2]), 200)}
-    return {"summary": pen.say("summary" if facts.product or facts.features else "summary.bare")}
+    return {"summary": pen.say("summary" if facts.features else "summary.plain" if facts.product else "summary.bare")}
 
 
 def tagging(pen: Pen) -> Fields:

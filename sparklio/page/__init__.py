@@ -18,6 +18,7 @@ from sparklio.page.palette import palette
 
 if TYPE_CHECKING:
     from jinja2 import Template
+    from markupsafe import Markup
 
 __all__ = ["render_page"]
 
@@ -33,13 +34,34 @@ _KINDS = {
 _KIND_OF = {word: kind for kind, words in _KINDS.items() for word in (kind, *words)}
 
 _WORDS = {
-    "ko": {"specs": "제품 정보", "product": "제품명", "image": "제품 이미지", "yes": "예", "no": "아니요"},
-    "en": {"specs": "Product information", "product": "Product", "image": "product image", "yes": "Yes", "no": "No"},
+    "ko": {
+        "specs": "제품 정보",
+        "product": "제품명",
+        "image": "제품 이미지",
+        "yes": "예",
+        "no": "아니요",
+        "free": "무료",
+    },
+    "en": {
+        "specs": "Product information",
+        "product": "Product",
+        "image": "product image",
+        "yes": "Yes",
+        "no": "No",
+        "free": "Free",
+    },
 }
 _PRICE_KEYS = ("가격", "판매가", "price")
+_WON_KEYS = ("가격", "판매가", "정가", "할인가", "배송비", "배송료")
+_DELIVERY_KEYS = ("배송비", "배송료", "shipping", "delivery", "shipping fee", "delivery fee")
 
 _IMAGE_TYPE = re.compile(r"image/[a-z0-9][a-z0-9.+-]{0,40}")
 _LABELLED = re.compile(r"^(.{1,28}?)(?:\s*[:：]\s+|\s+[–—-]\s+)(.+)$", re.DOTALL)
+# Browsers break a line after a dash or a sign even where Korean would not: "70%|부터", "30-|40대".
+_BREAKABLE = re.compile(r"\d[-–~∼/]\d|[0-9가-힣][%℃°][가-힣]|[A-Za-z]-\d")
+_WORD = re.compile(r"\S+")
+_LONGEST_UNBROKEN = 12  # characters that fit a phone's line in the largest heading
+
 _QUESTION = re.compile(r"^(?:Q\s*[.:)]\s*)?(.{2,}?\?)\s*(?:A\s*[.:)]\s*)?(.+)$", re.DOTALL)
 
 
@@ -97,6 +119,7 @@ def _template() -> Template:
     environment.filters["paragraphs"] = _paragraphs
     environment.filters["labelled"] = _labelled
     environment.filters["question"] = _question
+    environment.filters["keep"] = _keep
     return environment.get_template("product.html.j2")
 
 
@@ -107,8 +130,11 @@ def _sections(result: Mapping[str, Any], *, has_facts: bool) -> list[dict[str, A
     unplanned = [_section({"type": "", "title": ""}, section) for section in written.values()]
     closing = planned.pop() if planned and planned[-1]["kind"] == "cta" else None
     shown = planned + unplanned
-    if has_facts and all(section["kind"] != "specs" for section in shown):
+    tables = [section for section in shown if section["kind"] == "specs"]
+    if has_facts and not tables:
         shown.append(_section({"type": "specs", "title": ""}, {}))
+    for extra in tables[1:]:
+        extra["kind"] = "default"
     if closing or all(section["kind"] != "cta" for section in shown):
         shown.append(closing or _section({"type": "cta", "title": ""}, {}))
     heroes = [section for section in shown if section["kind"] == "hero"] or [
@@ -143,10 +169,13 @@ def _facts(facts: Mapping[str, Any], language: str) -> list[tuple[str, str]]:
 
 
 def _fact(key: str, value: Any, language: str) -> str:
-    """A fact as shoppers read it; only a price that is a bare number is known to be won."""
+    """A fact as shoppers read it; only an amount that is a bare number is known to be won."""
+    words = _WORDS.get(language, _WORDS["en"])
     if isinstance(value, bool):
-        return _WORDS.get(language, _WORDS["en"])["yes" if value else "no"]
-    if isinstance(value, int | float) and language == "ko" and key == "가격":
+        return words["yes" if value else "no"]
+    if value in (0, "0", "0원") and key.casefold() in _DELIVERY_KEYS:
+        return words["free"]
+    if isinstance(value, int | float) and language == "ko" and key in _WON_KEYS:
         return f"{value:,.0f}원"
     if isinstance(value, list | tuple):
         return ", ".join(_fact("", item, language) for item in value)
@@ -194,3 +223,15 @@ def _question(text: str) -> tuple[str, str]:
     """Split "Q. question? A. answer"; without a question mark the text stands alone as ``("", text)``."""
     match = _QUESTION.match(text)
     return (match[1], match[2]) if match else ("", text)
+
+
+def _keep(text: str) -> Markup:
+    """The escaped text with its ranges and percentages in spans that no line break divides."""
+    from markupsafe import Markup, escape
+
+    marked, end = Markup(), 0
+    for match in _WORD.finditer(text):
+        if len(match.group()) <= _LONGEST_UNBROKEN and _BREAKABLE.search(match.group()):
+            marked += escape(text[end : match.start()]) + Markup('<span class="keep">{}</span>').format(match.group())
+            end = match.end()
+    return marked + escape(text[end:])
