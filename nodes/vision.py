@@ -51,13 +51,14 @@ async def vision(state: VisionInput, runtime: Runtime[Context]) -> VisionUpdate:
     request = _image_request(payload, wish, written, runtime.context)
     answer = await runtime.context.make_image(request)
     made = answer.images[0]
+    # A resumed run may have found the job of its first try, which was asked in other words: then the image tells them.
+    used = made.meta if "prompt" in made.meta else written
     return {
         "image": {
             "image_id": made.id,
             "url": made.url,
-            # a resumed run may have found the job of its first try, which was asked in other words
-            "prompt_used": made.meta.get("prompt", written["prompt"]),
-            "negative_prompt": made.meta.get("negative_prompt", written["negative_prompt"]),
+            "prompt_used": used["prompt"],
+            "negative_prompt": used.get("negative_prompt", ""),
             "seed": made.seed,
             "workflow": made.meta.get("workflow"),
             "width": made.width,

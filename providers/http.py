@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
 import httpx
 
+from providers.errors import AttemptTimeoutError
+
 __all__ = ["CONNECT_TIMEOUT_S", "PerLoop", "client_options", "is_http_url"]
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -44,22 +51,69 @@ def client_options(base_url: str, *, read_timeout_s: float, local: bool = True) 
     }
 
 
+@dataclass(eq=False)
+class _Lent(Generic[T]):
+    """An object with the number of its users; a retired one gets no new ones."""
+
+    item: T
+    users: int = 0
+    retired: bool = False
+
+
 class PerLoop(Generic[T]):
-    """One object per running event loop, built at first use: connections must not cross loops."""
+    """One object per running event loop, built at first use: connections must not cross loops.
+
+    httpcore loses a connection from its books if a cancellation comes at an unlucky moment (encode/httpcore#1093). So
+    what saw a cancellation or a timeout is retired at once: the next borrower gets a new one, and the old one is closed
+    when its last user has gone.
+    """
 
     def __init__(self, build: Callable[[], T], close: Callable[[T], Awaitable[None]]) -> None:
         self._build = build
         self._close = close
-        self._objects: WeakKeyDictionary[asyncio.AbstractEventLoop, T] = WeakKeyDictionary()
+        self._lent: WeakKeyDictionary[asyncio.AbstractEventLoop, list[_Lent[T]]] = WeakKeyDictionary()
+        self._closing: set[asyncio.Future[None]] = set()
 
-    def get(self) -> T:
-        loop = asyncio.get_running_loop()
-        if loop not in self._objects:
-            self._objects[loop] = self._build()
-        return self._objects[loop]
+    @asynccontextmanager
+    async def borrow(self) -> AsyncGenerator[T, None]:
+        """The running loop's object, while the ``with`` block lasts."""
+        lents = self._lent.setdefault(asyncio.get_running_loop(), [])
+        lent = next((lent for lent in lents if not lent.retired), None)
+        if lent is None:
+            lent = _Lent(self._build())
+            lents.append(lent)
+        lent.users += 1
+        try:
+            yield lent.item
+        except (asyncio.CancelledError, AttemptTimeoutError):
+            lent.retired = True
+            raise
+        finally:
+            lent.users -= 1
+            if lent.retired and not lent.users and lent in lents:
+                lents.remove(lent)
+                await self._shut([lent])
 
     async def aclose(self) -> None:
-        """Close the running loop's object; another loop's can only be closed there."""
-        found = self._objects.pop(asyncio.get_running_loop(), None)
-        if found is not None:
-            await self._close(found)
+        """Close the running loop's objects, lent ones too; another loop's can only be closed there."""
+        lents = self._lent.pop(asyncio.get_running_loop(), [])
+        closing = lents.copy()
+        lents.clear()
+        await self._shut(closing)
+
+    async def _shut(self, lents: list[_Lent[T]]) -> None:
+        """Close them, each in a task of its own, so that a cancellation leaves none half closed.
+
+        Errors are logged only: an error that is on its way already matters more.
+        """
+        tasks = [asyncio.ensure_future(self._close(lent.item)) for lent in lents]
+        for task in tasks:
+            self._closing.add(task)
+            task.add_done_callback(self._note_closed)
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def _note_closed(self, task: asyncio.Future[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.debug("closing a connection failed", exc_info=error)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import struct
 import time
@@ -562,6 +564,54 @@ async def test_a_failed_job_has_an_entry_but_no_images(comfyui: ComfyUIStandIn, 
         "Error while deserializing header in sd_xl_base_1.0.safetensors: tensor(…)"
     )
     assert "/srv" not in json.dumps(error.to_dict())
+
+
+# the client: cancelled
+
+
+async def test_cancelling_a_request_at_any_moment_leaves_nothing_open(
+    comfyui: ComfyUIStandIn, client: ComfyUIClient
+) -> None:
+    cancelled = 0
+    for ticks in range(60):
+        task = asyncio.create_task(client.get_queue())
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        cancelled += task.cancelled()
+    assert cancelled
+    await client.aclose()
+    await comfyui.until(lambda: comfyui.open_connections == 0)
+    gc.collect()  # a transport that nobody closed fails the test
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_websocket_that_cannot_be_closed_in_time(
+    comfyui: ComfyUIStandIn, client: ComfyUIClient, times: int
+) -> None:
+    """Unread frames keep the closing handshake from its end; the second cancellation comes while it is waited for."""
+
+    transports: list[asyncio.Transport] = []
+
+    async def listen() -> None:
+        async with client.events("me") as events:
+            assert events._connection is not None
+            transports.append(events._connection.transport)
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(listen())
+    await comfyui.until(lambda: transports)
+    comfyui.submit(sampler_graph(steps=20))
+    await comfyui.until(lambda: comfyui.finished)
+    await asyncio.sleep(0.05)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0.02)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert transports[0].is_closing()
+    await comfyui.until(lambda: comfyui.open_connections == 0)
 
 
 # the client: reading

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import uuid
@@ -83,6 +84,8 @@ async def test_an_image(comfyui: ComfyUIStandIn, provider: ComfyUIProvider) -> N
         "workflow": "hero_v1",
         "prompt_id": prompt_id,
         "checkpoint": "sd_xl_base_1.0.safetensors",
+        "prompt": "초코 프로틴",
+        "negative_prompt": comfyui.prompts[0]["prompt"]["7"]["inputs"]["text_g"],
         "filename": f"hero_v1_{prompt_id[:8]}_00001_.png",
     }
     [sent] = comfyui.prompts
@@ -132,10 +135,12 @@ async def test_without_options_the_workflow_decides_but_the_seed_is_fresh(
         ({"width": 800, "aspect_ratio": "16:9"}, (800, 448)),
         ({"height": 800, "aspect_ratio": "1:2"}, (400, 800)),
         ({"width": 640}, (640, 768)),
+        ({"height": 641}, (1344, 640)),
         ({"width": 64, "aspect_ratio": "999:1"}, (64, 64)),
+        ({"width": 333, "height": 20}, (336, 64)),
     ],
 )
-async def test_half_a_size(provider: ComfyUIProvider, options: dict[str, Any], size: tuple[int, int]) -> None:
+async def test_sizes(provider: ComfyUIProvider, options: dict[str, Any], size: tuple[int, int]) -> None:
     [image] = (await provider.generate("a jar", "hero", {**HERO, **options})).images
     assert (image.width, image.height) == size
 
@@ -168,6 +173,8 @@ async def test_a_users_own_workflow(comfyui: ComfyUIStandIn, tmp_path: Path) -> 
     response = await provider.generate("a jar", "hero", {"workflow": "mine", "aspect_ratio": "1:1", "seed": 3})
     assert (response.images[0].width, response.images[0].height) == (96, 64)  # an unmarked size is the workflow's own
     assert response.images[0].meta["checkpoint"] is None
+    assert response.images[0].meta["prompt"] == "a jar"
+    assert "negative_prompt" not in response.images[0].meta  # it has no such slot
     assert comfyui.prompts[0]["prompt"]["3"]["inputs"]["text"] == "a jar"
     await provider.aclose()
 
@@ -220,6 +227,23 @@ async def test_options_that_cannot_be_used(
     comfyui: ComfyUIStandIn, provider: ComfyUIProvider, options: dict[str, Any]
 ) -> None:
     assert isinstance(await failure(provider, **options), RejectedError)
+    assert comfyui.requests == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"workflow": None}, {"workflow": "hero"}, {"workflow": "bad"}, {"aspect_ratio": "wide"}, {"width": "wide"}],
+)
+async def test_a_check_says_what_generating_would_say(
+    comfyui: ComfyUIStandIn, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    (tmp_path / "bad.json").write_text("{}", encoding="utf-8")
+    provider = make(comfyui.url, folder=str(tmp_path))
+    later = await failure(provider, **options)
+    with pytest.raises(SparklioError) as caught:
+        await provider.check("hero", {**HERO, **options})
+    assert (type(caught.value), caught.value.to_dict()) == (type(later), later.to_dict())
+    await provider.check("hero", HERO)
     assert comfyui.requests == []
 
 
@@ -277,6 +301,25 @@ async def test_a_running_job_is_picked_up_after_cancellation(
     assert len(comfyui.accepted) == 1
     assert comfyui.interrupts == []
     assert comfyui.deleted == []
+
+
+async def test_meta_tells_the_words_that_ran(comfyui: ComfyUIStandIn, provider: ComfyUIProvider) -> None:
+    key = {**HERO, "idempotency_key": "run-8"}
+    await provider.generate("a jar", "hero", {**key, "negative_prompt": "hands"})
+    again = await provider.generate("a bottle", "hero", {**key, "negative_prompt": "feet"})
+    assert again.images[0].meta["prompt"] == "a jar"
+    assert again.images[0].meta["negative_prompt"] == "hands"
+
+
+async def test_cancelling_at_any_moment_leaves_nothing_open(comfyui: ComfyUIStandIn, provider: ComfyUIProvider) -> None:
+    for milliseconds in range(0, 24, 3):
+        task = asyncio.create_task(provider.generate("a jar", "hero", HERO))
+        await asyncio.sleep(milliseconds / 1000)
+        task.cancel()
+        await asyncio.wait({task})
+    await provider.aclose()
+    await comfyui.until(lambda: comfyui.open_connections == 0)
+    gc.collect()  # a transport that nobody closed fails the test
 
 
 async def test_a_pending_job_is_picked_up(comfyui: ComfyUIStandIn, provider: ComfyUIProvider) -> None:

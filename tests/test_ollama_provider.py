@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -169,10 +171,10 @@ async def test_half_a_surrogate_pair_is_replaced(provider: OllamaProvider, ollam
     assert [message["content"] for message in ollama.chats[0]["messages"]] == ["?나", "가?"]
 
 
-@pytest.mark.parametrize("models", [{"num_predict": -1}, {"num_ctx": "8k"}, {"num_ctx": 0}])
-async def test_unbounded_options_are_a_config_error(ollama: OllamaStandIn, models: dict[str, Any]) -> None:
+@pytest.mark.parametrize("models", [{"num_predict": -1}, {"num_ctx": "8k"}, {"num_ctx": 0}, {"num_ctx": True}])
+def test_unbounded_options_are_a_config_error_at_once(models: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"models\.home\.{MODEL}\.num_"):
-        await ask(make_provider(ollama.url, models=models))
+        make_provider("http://127.0.0.1:1", models=models)
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------------
@@ -264,6 +266,13 @@ async def test_each_fault_has_its_error(
     assert caught.value.status == status
     assert caught.value.hint
     assert (await ask(provider)).output.content, "the fault is over"
+
+
+async def test_langchains_own_warnings_stay_off_stderr(provider: OllamaProvider, ollama: OllamaStandIn) -> None:
+    ollama.fail("load")
+    with pytest.raises(EmptyAnswerError):
+        await ask(provider)
+    assert logging.getLogger("langchain_ollama").handlers
 
 
 async def test_words_of_ollama_are_told(provider: OllamaProvider, ollama: OllamaStandIn) -> None:
@@ -436,7 +445,7 @@ async def test_leaving_a_stream_early_closes_it_at_once(provider: OllamaProvider
         async for chunk in chunks:
             assert chunk.text
             break
-    assert pooled(provider) == []
+    assert await pooled(provider) == []
     await until(lambda: ollama.open_connections == ollama.active == 0)
 
 
@@ -448,15 +457,27 @@ async def test_storm_of_cancellations_leaks_nothing(provider: OllamaProvider, ol
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError | LLMProviderResponse) for result in results)
-    assert pooled(provider) == []
+    assert await pooled(provider) == []
     await until(lambda: ollama.open_connections == ollama.active == 0)
     assert (await ask(provider)).output.content
 
 
-def pooled(provider: OllamaProvider) -> list[Any]:
-    connection = provider._connections.get()
-    transport: Any = connection._asynchronous["transport"]
-    return list(transport._pool.connections)
+async def test_cancelling_at_any_moment_leaves_nothing_open(provider: OllamaProvider, ollama: OllamaStandIn) -> None:
+    await provider.prepare()
+    for number in range(30):
+        task = asyncio.create_task(ask(provider))
+        await asyncio.sleep(0.0005 * number)
+        task.cancel()
+        await asyncio.wait({task})
+    await provider.aclose()
+    await until(lambda: ollama.open_connections == ollama.active == 0)
+    gc.collect()  # a transport that nobody closed fails the test
+
+
+async def pooled(provider: OllamaProvider) -> list[Any]:
+    async with provider._connections.borrow() as connection:
+        transport: Any = connection._asynchronous["transport"]
+        return list(transport._pool.connections)
 
 
 async def test_connections_are_reused(provider: OllamaProvider, ollama: OllamaStandIn) -> None:

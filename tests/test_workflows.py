@@ -10,7 +10,7 @@ import pytest
 
 from providers.errors import UnknownNameError, WorkflowError
 from providers.media.comfyui.workflow import WorkflowFolder, packaged_workflows, parse_workflow
-from providers.media.sizes import SDXL_BUCKETS, closest_bucket
+from providers.media.sizes import SDXL_BUCKETS, choose_size, closest_bucket
 from tests.standins.comfyui import ComfyUIStandIn
 
 PACKAGED = ["concept_v1", "hero_v1", "product_shot_v1", "thumbnail_v1"]
@@ -118,6 +118,8 @@ def test_reading_falls_back_to_an_unmarked_input() -> None:
     assert workflow.read(workflow.graph, "seed") == 5
     assert workflow.read(workflow.graph, "checkpoint") == "a.safetensors"
     assert workflow.read({}, "seed") is None
+    assert workflow.read_marked(workflow.graph, "prompt") == "x"
+    assert workflow.read_marked(workflow.graph, "seed") is None
 
 
 # what is malformed
@@ -264,3 +266,35 @@ def test_buckets_are_near_a_megapixel_in_multiples_of_64() -> None:
 def test_what_is_no_aspect_ratio(ratio: str) -> None:
     with pytest.raises(ValueError, match="16:9"):
         closest_bucket(ratio)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "ratio", "default", "size"),
+    [
+        (None, None, None, None, None),
+        (None, None, None, (1001, 20), (1001, 20)),
+        (None, None, "16:9", (8, 8), (1344, 768)),
+        (800, 600, "wide", (8, 8), (800, 600)),
+        (801, 603, None, None, (800, 600)),
+        (1, 9999, None, None, (64, 4096)),
+        (800, None, "16:9", (8, 8), (800, 448)),
+        (None, 800, "1:2", (8, 8), (400, 800)),
+        (4096, None, "1:2", None, (4096, 4096)),
+        (800, None, None, (1344, 768), (800, 768)),
+        (None, 800, None, (1344, 768), (1344, 800)),
+        (None, 800, None, None, (800, 800)),
+    ],
+)
+def test_the_size_of_an_image(
+    width: int | None,
+    height: int | None,
+    ratio: str | None,
+    default: tuple[int, int] | None,
+    size: tuple[int, int] | None,
+) -> None:
+    assert choose_size(width, height, ratio, default) == size
+
+
+def test_half_a_size_and_half_a_ratio() -> None:
+    with pytest.raises(ValueError, match="16:9"):
+        choose_size(800, None, "16", None)

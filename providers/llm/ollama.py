@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -59,6 +60,8 @@ DEFAULT_NUM_CTX = 8192
 DEFAULT_NUM_PREDICT = 2048
 DEFAULT_KEEP_ALIVE = "10m"
 
+_BOUNDS: Mapping[str, int] = {"num_ctx": DEFAULT_NUM_CTX, "num_predict": DEFAULT_NUM_PREDICT}
+
 _TOKENS_PER_ASCII_CHAR = 0.3
 _TOKENS_PER_OTHER_CHAR = 0.9
 _TURN_TOKENS = 16  # a chat template's marks around one turn, rounded up
@@ -85,6 +88,9 @@ class OllamaProvider(LLMProvider):
     ``keep_alive`` and ``think`` go where Ollama wants them, the rest (``num_ctx``, ``num_predict``, ``top_p``, ...)
     into the request's ``options``. ``num_ctx`` is the same in every request to a model, because another value makes
     Ollama load the model again.
+
+    Raises:
+        ConfigError: ``num_ctx`` or ``num_predict`` of a model is no whole number above 0.
     """
 
     vendor = "ollama"
@@ -100,6 +106,9 @@ class OllamaProvider(LLMProvider):
     def __init__(self, config: ProviderConfig) -> None:
         super().__init__(config)
         self._connections = PerLoop(self._connect, _Connection.aclose)
+        for model, own in config.models.items():
+            for key in _BOUNDS.keys() & own.keys():
+                self._check_bound(model, key, own[key])
 
     async def generate(self, prompt: str, role: str, task: str, mode: str, options: Options) -> LLMProviderResponse:
         async with aclosing(self.stream(prompt, role, task, mode, options)) as chunks:
@@ -122,7 +131,8 @@ class OllamaProvider(LLMProvider):
         yield LLMChunk(response=self._response(request, answer))
 
     async def prepare(self) -> None:
-        _ = self._connections.get().chat
+        async with self._connections.borrow() as connection:
+            _ = connection.chat
         await self.health_check()
 
     async def health_check(self) -> bool:
@@ -182,7 +192,7 @@ class OllamaProvider(LLMProvider):
 
     def _arguments(self, mode: str, tools: object, options: Options) -> dict[str, Any]:
         """Keyword arguments of one call of ChatOllama."""
-        own = dict(self.config.models.get(options["model"]) or {})
+        own = {**_BOUNDS, **self.config.models.get(options["model"], {})}
         arguments = {"model": options["model"], "keep_alive": own.pop("keep_alive", DEFAULT_KEEP_ALIVE)}
         if (think := own.pop("think", None)) is not None:
             arguments["reasoning"] = think
@@ -190,8 +200,6 @@ class OllamaProvider(LLMProvider):
             arguments["format"] = options.get("json_schema") or "json"
         if tools:
             arguments["tools"] = tools
-        own["num_ctx"] = self._positive(options["model"], own, "num_ctx", DEFAULT_NUM_CTX)
-        own["num_predict"] = self._positive(options["model"], own, "num_predict", DEFAULT_NUM_PREDICT)
         asked = {
             "num_predict": options.get("max_tokens"),
             "temperature": options.get("temperature"),
@@ -200,14 +208,12 @@ class OllamaProvider(LLMProvider):
         arguments["options"] = own | {key: value for key, value in asked.items() if value is not None}
         return arguments
 
-    def _positive(self, model: str, own: Mapping[str, Any], key: str, default: int) -> int:
-        value = own.get(key, default)
-        if not isinstance(value, int) or value < 1:
+    def _check_bound(self, model: str, key: str, value: object) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(
                 f"models.{self.config.name}.{model}.{key} must be a whole number above 0, got {value!r}",
                 hint="mend it in provider_config.yaml; an answer without a bound can run on for ever",
             )
-        return value
 
     def _seconds(self, options: Options) -> float:
         """What one attempt may take. ``timeout_s`` may come from a stranger: it can only shorten it."""
@@ -224,41 +230,20 @@ class OllamaProvider(LLMProvider):
             read_timeout_s=self.config.seconds("OLLAMA_TIMEOUT"),
         )
 
-    @asynccontextmanager
-    async def _borrowed(self) -> AsyncGenerator[_Connection, None]:
-        """The loop's connection, and a new one after cancellations.
-
-        httpcore loses a connection from its books if a cancellation comes just after connecting or just before the end
-        of an answer (encode/httpcore#1093). So once nobody uses a pool that saw one, the pool is closed.
-        """
-        connection = self._connections.get()
-        connection.users += 1
-        try:
-            yield connection
-        except (asyncio.CancelledError, AttemptTimeoutError):
-            connection.suspect = True
-            raise
-        finally:
-            connection.users -= 1
-            if connection.suspect and not connection.users and connection is self._connections.get():
-                await self._connections.aclose()
-
     async def _pieces(self, request: _Request) -> AsyncGenerator[AIMessageChunk, None]:
-        async with self._borrowed() as connection:
-            pieces = connection.chat.astream(request.messages(), **request.arguments)
+        async with self._connections.borrow() as connection:
+            answer = connection.chat.astream(request.messages(), **request.arguments)
+            pieces = cast("AsyncGenerator[AIMessageChunk, None]", answer)
             exchange = _Exchange(request.model, request.seconds)
-            try:
+            # ChatOllama's generators do not close each other: without the second one here the response of an answer
+            # that nobody reads to its end would stay open until the garbage collector comes by.
+            async with aclosing(pieces), aclosing(exchange):
                 while (piece := await self._step(exchange, lambda: anext(pieces, None))) is not None:
                     yield piece
-            finally:
-                # ChatOllama's generators do not close each other: without this the response of an answer that nobody
-                # reads to its end would stay open until the garbage collector comes by.
-                await exchange.aclose()
-                await cast("AsyncGenerator[AIMessageChunk, None]", pieces).aclose()
 
     async def _get(self, path: str, key: str) -> Any:
         """``key`` of a probe's JSON answer; none of the probes loads a model."""
-        async with self._borrowed() as connection:
+        async with self._connections.borrow() as connection:
 
             async def probe() -> Any:
                 return (await connection.probe.get(path)).json()[key]
@@ -507,15 +492,9 @@ class _Connection:
 
     ChatOllama has no way to close its clients, so the pool beneath them is ours. Its synchronous client is never used
     and gets a transport that holds nothing.
-
-    Attributes:
-        users: exchanges that are on their way.
-        suspect: a cancellation may have left a connection in the pool that is never used again.
     """
 
     def __init__(self, url: httpx.URL, *, api_key: str | None, read_timeout_s: float) -> None:
-        self.users = 0
-        self.suspect = False
         self._url = str(_without_credentials(url))
         self._options = client_options(self._url, read_timeout_s=read_timeout_s)
         if url.userinfo:
@@ -533,6 +512,10 @@ class _Connection:
     def chat(self) -> ChatOllama:
         from langchain_ollama import ChatOllama  # slow to import
 
+        # Its warnings are about answers that come back as errors of ours; without a handler they would go to stderr.
+        log = logging.getLogger("langchain_ollama")
+        if not log.handlers:
+            log.addHandler(logging.NullHandler())
         return ChatOllama(
             model="",  # each call names its own
             base_url=self._url,

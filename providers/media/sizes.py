@@ -1,15 +1,18 @@
-"""The image sizes that SDXL was trained on.
+"""Which size an image gets, and the sizes that SDXL was trained on.
 
-Source: Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", arXiv 2307.01952,
-appendix I. Other sizes work, but subjects get cropped or doubled the farther a size is from these.
+These are from Podell et al., "SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis", arXiv
+2307.01952, appendix I. Other sizes work, but subjects get cropped or doubled the farther a size is from these.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from typing import overload
 
-__all__ = ["SDXL_BUCKETS", "closest_bucket", "parse_aspect_ratio"]
+__all__ = ["MAX_SIDE", "MIN_SIDE", "SDXL_BUCKETS", "choose_size", "closest_bucket", "parse_aspect_ratio"]
+
+MIN_SIDE, MAX_SIDE = 64, 4096
 
 # (width, height) in pixels. The paper lists height first; its table really has 1344x704 without its mirror image.
 SDXL_BUCKETS: tuple[tuple[int, int], ...] = (
@@ -45,3 +48,39 @@ def closest_bucket(aspect_ratio: str) -> tuple[int, int]:
     """
     wanted = math.log(parse_aspect_ratio(aspect_ratio))
     return min(SDXL_BUCKETS, key=lambda size: abs(math.log(size[0] / size[1]) - wanted))
+
+
+@overload
+def choose_size(
+    width: int | None, height: int | None, aspect_ratio: str | None, default: tuple[int, int]
+) -> tuple[int, int]: ...
+@overload
+def choose_size(
+    width: int | None, height: int | None, aspect_ratio: str | None, default: None
+) -> tuple[int, int] | None: ...
+def choose_size(
+    width: int | None, height: int | None, aspect_ratio: str | None, default: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """The (width, height) in pixels of an image for which none, some or all of the three were asked.
+
+    Both sides win over the ratio. One side gets the other from the ratio, else from ``default``, else from itself (a
+    square). A ratio alone means SDXL's nearest size, and nothing at all ``default`` as it is. What was asked or
+    reckoned is rounded to a multiple of 8, which latents need, from MIN_SIDE to MAX_SIDE.
+
+    Raises:
+        ValueError: as :func:`parse_aspect_ratio`.
+    """
+    if width is None and height is None:
+        return default if aspect_ratio is None else closest_bucket(aspect_ratio)
+    if width is None or height is None:
+        if aspect_ratio is not None:
+            ratio = parse_aspect_ratio(aspect_ratio)
+            other_width, other_height = (height or 0) * ratio, (width or 0) / ratio
+        else:
+            other_width, other_height = default or (height or 0, width or 0)
+        return _side(width or other_width), _side(height or other_height)
+    return _side(width), _side(height)
+
+
+def _side(pixels: float) -> int:
+    return min(MAX_SIDE, max(MIN_SIDE, round(pixels / 8) * 8))

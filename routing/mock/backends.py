@@ -21,7 +21,7 @@ from providers.base import (
     OutputType,
     Usage,
 )
-from providers.media.sizes import closest_bucket
+from providers.media.sizes import choose_size
 from routing.contracts import ImageRequest, LLMRequest
 from routing.live import Providers
 from routing.mock import answer_text, draw_image
@@ -34,6 +34,7 @@ _OUTPUT_TYPES: Mapping[str, OutputType] = {"chat": "text", "json": "json", "tool
 _PIECES = re.compile(r"\S*\s*")
 _CHARS_PER_TOKEN = 2  # roughly what Qwen's tokenizer makes of Korean mixed with JSON; enough for a mock's usage
 _STEPS = 4
+_DEFAULT_SIZE = (1024, 1024)  # SDXL's own square
 
 
 class MockLLM:
@@ -75,8 +76,9 @@ class MockImages:
         await self.check(route, request, options)
         seed = options.get("seed")
         seed = randbits(53) if seed is None else int(seed)
-        width, height = closest_bucket(options.get("aspect_ratio") or "1:1")
-        width, height = options.get("width") or width, options.get("height") or height
+        width, height = choose_size(
+            options.get("width"), options.get("height"), options.get("aspect_ratio"), _DEFAULT_SIZE
+        )
         for step in range(1, _STEPS + 1):
             yield ImageChunk(step=step, steps=_STEPS)
         content = await asyncio.to_thread(

@@ -177,6 +177,7 @@ class ComfyUIStandIn(StandIn):
         self._cache: dict[str, dict[str, Any] | None] = {}
         self._counters: Counter[str] = Counter()
         self._sockets: dict[str, Socket] = {}
+        self._transports: list[asyncio.BaseTransport] = []
         self._down_until = 0.0
         self._number = 0
         self._hold_after = 1
@@ -203,6 +204,11 @@ class ComfyUIStandIn(StandIn):
     def finished(self) -> dict[str, dict[str, Any]]:
         """The history by prompt id."""
         return dict(self._history)
+
+    @property
+    def open_connections(self) -> int:
+        """TCP connections that are open now, idle ones in a client's pool and websockets included."""
+        return sum(not transport.is_closing() for transport in list(self._transports))
 
     def inject(self, *faults: Fault | None) -> None:
         """Queue faults: each is met by one coming prompt, in this order; None lets one pass unharmed.
@@ -304,11 +310,16 @@ class ComfyUIStandIn(StandIn):
         if time.monotonic() < self._down_until:
             return _cut(request)
         self.requests.append((request.method, request.path))
+        if request.transport is not None and request.transport not in self._transports:
+            self._transports.append(request.transport)
         for index, (path, status, headers) in enumerate(self._answers):
             if request.path.startswith(path):
                 del self._answers[index]
                 return web.Response(status=status, headers=headers)
-        return await handler(request)
+        try:
+            return await handler(request)
+        except ConnectionResetError:  # the client has gone
+            return web.Response(status=499)
 
     async def _post_prompt(self, request: web.Request) -> web.StreamResponse:
         try:

@@ -22,7 +22,7 @@ import json
 import re
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -242,7 +242,7 @@ class OllamaStandIn(StandIn):
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         with suppress(ConnectionResetError):  # the client has gone
             await response.prepare(request)
-            async for line in call.lines():
+            for line in call.lines():
                 await _wait(request, self.token_delay_s)
                 await response.write(line)
             if call.fault is Fault.STALL:
@@ -311,7 +311,7 @@ class _Call:
         text = self._standin.next_answer(self.body)
         return _REWRITES[self.fault](text) if self.fault in _REWRITES else text
 
-    async def lines(self) -> AsyncIterator[bytes]:
+    def lines(self) -> Iterator[bytes]:
         """The stream, its fault included where that is a matter of lines."""
         if self.body.get("think"):
             yield _ndjson(self._line("", {"thinking": "잠시 생각해 보자."}) | self._head(done=False))

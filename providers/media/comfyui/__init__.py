@@ -36,7 +36,7 @@ from providers.media.comfyui.errors import LostJobError, MissingImageError, Unan
 from providers.media.comfyui.shapes import Download, HistoryEntry
 from providers.media.comfyui.watch import Patience, Step
 from providers.media.comfyui.workflow import Graph, Workflow, WorkflowFolder, packaged_workflows
-from providers.media.sizes import closest_bucket, parse_aspect_ratio
+from providers.media.sizes import choose_size
 
 __all__ = ["ComfyUIProvider"]
 
@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 _NAMESPACE = uuid.UUID("2f6f1b0e-7d0b-5a53-9a35-3c1d7a1f5f0c")
 _MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
-_MIN_SIDE, _MAX_SIDE = 64, 4096
 
 
 class _Wish(BaseModel):
@@ -61,6 +60,15 @@ class _Wish(BaseModel):
     steps: int | None = Field(default=None, ge=1, le=200)
     checkpoint: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
     idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What will be made: ``values`` by slot word, all but the prompt."""
+
+    workflow: Workflow
+    values: Mapping[str, Any]
+    key: str | None
 
 
 @dataclass(frozen=True)
@@ -120,10 +128,9 @@ class ComfyUIProvider(ImageProvider):
         options: Options,
     ) -> AsyncGenerator[ImageChunk, None]:
         """The sampler's steps as they happen, then one chunk with the response; raises as :meth:`generate`."""
-        wish = self._read(options)
-        workflow = self._workflow(wish)
-        values = {"prompt": prompt, **self._slot_values(wish)}
-        key = wish.idempotency_key
+        plan = self._plan(options)
+        workflow, key = plan.workflow, plan.key
+        values = {"prompt": prompt, **plan.values}
         found = await self._look_up(key) if key else _Found()
         entry, images = found.entry, found.images
         if entry is None:
@@ -137,11 +144,21 @@ class ComfyUIProvider(ImageProvider):
             images = images or await self._client.get_images(entry)
             yield ImageChunk(response=self._response(workflow, entry, images, values["seed"]))
 
+    async def check(self, kind: str, options: Options) -> None:
+        """As the base says. Whether ComfyUI has the checkpoint, only ComfyUI knows."""
+        self._plan(options)
+
     async def health_check(self) -> bool:
         return await self._client.health()
 
     async def aclose(self) -> None:
         await self._client.aclose()
+
+    def _plan(self, options: Options) -> _Plan:
+        """What the options come to; raises what is wrong with them, without a call."""
+        wish = self._read(options)
+        workflow = self._workflow(wish)
+        return _Plan(workflow, self._slot_values(wish, workflow), wish.idempotency_key)
 
     def _read(self, options: Options) -> _Wish:
         try:
@@ -164,10 +181,10 @@ class ComfyUIProvider(ImageProvider):
             )
         return self._workflows.load(wish.workflow)
 
-    def _slot_values(self, wish: _Wish) -> dict[str, Any]:
+    def _slot_values(self, wish: _Wish, workflow: Workflow) -> dict[str, Any]:
         """Values by slot word; a slot without a value keeps what the workflow says."""
         try:
-            width, height = _size(wish)
+            width, height = _size(wish, workflow)
         except ValueError as exc:
             raise RejectedError(str(exc), provider=self.config.name, hint="write it like 16:9") from exc
         values = {
@@ -246,12 +263,18 @@ class ComfyUIProvider(ImageProvider):
                 provider=self.config.name,
                 hint="end it in a SaveImage node",
             )
-        # What ran, not what was asked for: a job that was picked up again has the seed of its first submission.
+        # What ran, not what was asked for: a job that was picked up again has the seed and the words of its first
+        # submission. Words are told only where they are marked: another text of the graph may be anything.
         ran = workflow.read(entry.graph, "seed")
+        words = {
+            "prompt": workflow.read_marked(entry.graph, "prompt"),
+            "negative_prompt": workflow.read_marked(entry.graph, "negative"),
+        }
         meta = {
             "workflow": workflow.name,
             "prompt_id": entry.prompt_id,
             "checkpoint": workflow.read(entry.graph, "checkpoint"),
+            **{name: text for name, text in words.items() if text is not None},
         }
         images = tuple(self._image(download, ran if isinstance(ran, int) else seed, meta) for download in downloads)
         return ImageProviderResponse(provider=self.config.name, images=images, meta=meta)
@@ -289,22 +312,14 @@ def _prompt_id(key: str, number: int) -> str:
     return str(uuid.uuid5(_NAMESPACE, key if number == 1 else f"{key}#{number}"))
 
 
-def _size(wish: _Wish) -> tuple[int | None, int | None]:
-    """Width and height in pixels; None is the workflow's own.
+def _size(wish: _Wish, workflow: Workflow) -> tuple[int, int] | tuple[None, None]:
+    """Width and height in pixels; two times None is the workflow's own.
 
     Raises:
         ValueError: the aspect ratio is malformed.
     """
-    if wish.aspect_ratio is None or (wish.width and wish.height):
-        return wish.width, wish.height
-    if not wish.width and not wish.height:
-        return closest_bucket(wish.aspect_ratio)
-    ratio = parse_aspect_ratio(wish.aspect_ratio)
-    if wish.width:
-        return wish.width, _side(wish.width / ratio)
-    return _side((wish.height or 0) * ratio), wish.height
-
-
-def _side(pixels: float) -> int:
-    """A side that latents can have (a multiple of 8) within reasonable bounds."""
-    return min(_MAX_SIDE, max(_MIN_SIDE, round(pixels / 8) * 8))
+    if (wish.width, wish.height, wish.aspect_ratio) == (None, None, None):
+        return None, None
+    own = workflow.read(workflow.graph, "width"), workflow.read(workflow.graph, "height")
+    default = own if all(isinstance(side, int) for side in own) else None
+    return choose_size(wish.width, wish.height, wish.aspect_ratio, default) or (None, None)

@@ -223,7 +223,8 @@ class ComfyUIClient:
 
     async def _request(self, method: str, path: str, *, ok: tuple[int, ...] = (200,), **kwargs: Any) -> httpx.Response:
         try:
-            response = await self._http.get().request(method, path, **kwargs)
+            async with self._http.borrow() as http:
+                response = await http.request(method, path, **kwargs)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as exc:
             raise UnreachableError(
                 f"no connection to ComfyUI at {self.shown_url}",

@@ -82,7 +82,12 @@ async def open_events(url: str) -> AsyncIterator[EventStream]:
         yield EventStream(connection)
     finally:
         if connection is not None:
-            await connection.close()
+            try:
+                await connection.close()
+            finally:
+                # For a close that is cut short: by another cancellation, or by its own time limit, which Python before
+                # 3.11.3 reports as a cancellation in a task that is being cancelled (python/cpython#102780).
+                connection.transport.abort()
 
 
 def parse_event(message: str | bytes) -> Event | None:

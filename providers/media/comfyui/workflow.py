@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -65,13 +65,13 @@ class Workflow:
 
     def read(self, graph: Graph, slot: str) -> Any:
         """What ``slot`` holds in a graph made by :meth:`fill`; where it is not marked, the first input of its name."""
-        marked = list(self.slots.get(slot, ()))
+        marked = self.read_marked(graph, slot)
         unmarked = [(node_id, name) for node_id in graph for name in SLOTS[slot]]
-        for node_id, name in marked + unmarked:
-            value = graph.get(node_id, {}).get("inputs", {}).get(name)
-            if value is not None and not _is_link(value):
-                return value
-        return None
+        return _first_value(graph, unmarked) if marked is None else marked
+
+    def read_marked(self, graph: Graph, slot: str) -> Any:
+        """The same, but None where the slot is not marked."""
+        return _first_value(graph, self.slots.get(slot, ()))
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,11 @@ def _parse_graph(text: str) -> Graph:
                     "connect that input in ComfyUI and " + _EXPORT,
                 )
     return graph
+
+
+def _first_value(graph: Graph, targets: Iterable[Target]) -> Any:
+    values = (graph.get(node_id, {}).get("inputs", {}).get(name) for node_id, name in targets)
+    return next((value for value in values if value is not None and not _is_link(value)), None)
 
 
 def _no_constant(word: str) -> NoReturn:
