@@ -370,14 +370,15 @@ class Runs:
         stored = self._checkpointer.alist({"configurable": thread})
         namespaces = {item.config["configurable"]["checkpoint_ns"] async for item in stored}
         points = [
-            _point(record, snapshot, plan)
+            (namespace, _point(record, snapshot, plan))
             for namespace in namespaces
             async for snapshot in self.graph.aget_state_history(
                 {"configurable": {**thread, "checkpoint_ns": namespace}}
             )
             if snapshot.next != (START,)
         ]
-        return sorted(points, key=lambda point: point.checkpoint_id)
+        shown = [point for namespace, point in points if point.next or not namespace]  # the desk's end is no end
+        return sorted(shown, key=lambda point: point.checkpoint_id)
 
     def _close(
         self, record: RunRecord, status: Literal["finished", "failed", "interrupted"], error: Any = None
