@@ -12,6 +12,10 @@ from providers.errors import UnknownNameError
 __all__ = ["draw_flow"]
 
 
+_LLM = "LLM gateway: chat models, routed by rules"
+_MEDIA = "media gateway: images, routed by rules"
+
+
 def draw_flow(format: Format) -> str:
     """The graph as it is compiled, drawn offline.
 
@@ -25,4 +29,5 @@ def draw_flow(format: Format) -> str:
         format,
         captions={name: f"{agent.ROLE} / {agent.TASK}" for name, agent in AGENTS.items()},
         writes={name: ", ".join(sorted(keys)) for name, keys in WRITES.items()},
+        asks={name: [_LLM, _MEDIA] if "image" in WRITES[name] else [_LLM] for name in AGENTS},
     )

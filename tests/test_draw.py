@@ -297,3 +297,12 @@ def test_the_group_holds_its_nodes_and_no_other():
 def test_the_picture_in_the_docs_is_fresh() -> None:
     stored = (Path(__file__).parent.parent / "docs" / "flow.svg").read_text(encoding="utf-8")
     assert stored == draw_flow("svg"), "run: sparklio graph --format svg --out docs/flow.svg"
+
+
+def test_the_svg_says_which_gateway_a_node_asks() -> None:
+    text = draw(flow(), "svg", asks={"brand": ["LLM gateway"], "vision": ["LLM gateway", "media gateway"]})
+    root = ET.fromstring(text)
+    titles = [title.text for title in root.iter("{http://www.w3.org/2000/svg}title")]
+    assert titles.count("LLM gateway") == 3, "two boxes and the line that explains it"
+    assert titles.count("media gateway") == 2
+    assert "LLM gateway" not in draw(flow(), "svg")

@@ -7,7 +7,7 @@ knows the names of the agents, so a changed topology changes the picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from graph.draw.ascii import AsciiDrawing
@@ -27,6 +27,7 @@ def draw(
     *,
     captions: Mapping[str, str] | None = None,
     writes: Mapping[str, str] | None = None,
+    asks: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Draw ``graph`` as Mermaid text, plain text of at most 78 columns, or a standalone SVG.
 
@@ -34,6 +35,7 @@ def draw(
         graph: a graph builder or a compiled graph.
         captions: a second line per node name, e.g. ``{"brand": "brand / brand_summary"}``.
         writes: the state key that a node writes, put along the arrows that leave it, e.g. ``{"brief": "brief"}``.
+        asks: what a node calls, e.g. ``{"brand": ["LLM gateway"]}``; the SVG marks it with dots, explained below.
 
     Raises:
         ValueError: ``format`` is none of the three.
@@ -45,5 +47,5 @@ def draw(
     if format == "ascii":
         return AsciiDrawing(arrange(flow), captions, writes).render()
     if format == "svg":
-        return SvgDrawing(arrange(flow), captions, writes).render()
+        return SvgDrawing(arrange(flow), captions, writes, asks or {}).render()
     raise ValueError(f"unknown format {format!r}; known: {', '.join(get_args(Format))}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 
-from graph.draw.flow import PILLS, Arrow, group_of, short_name
+from graph.draw.flow import PILLS, Arrow, group_of, short_name, unique
 from graph.draw.layout import Layout
 
 __all__ = ["SvgDrawing"]
@@ -21,11 +21,14 @@ _SVG_STYLE = """
   .loop-key { font-size: 12.5px; font-weight: 600 }
   .group { fill: #fbfbfc; stroke: #aab2c0; stroke-dasharray: 5 5 } .group-name { fill: #6a7385; font-size: 12px }
   .choice { stroke-dasharray: 5 4 }
+  .gateway { fill: none; stroke: #c3c9d4 } .gateway-name { fill: #566074; font-size: 12.5px }
+  .asks-0 { fill: #2f6fd0 } .asks-1 { fill: #1d8f6a }
   @media (prefers-color-scheme: dark) {
     .paper { fill: #12151b } .box { fill: #1f242e; stroke: #454e5f } .pill { fill: #dfe3ea }
     .name { fill: #f1f3f7 } .caption, .key { fill: #a9b2c3 } .pill-name { fill: #12151b }
     .line { stroke: #8892a6 } .tip { fill: #8892a6 }
     .loop { stroke: #f0a06a } .loop-tip, .loop-key { fill: #f0a06a }
+    .gateway { stroke: #454e5f } .gateway-name { fill: #a9b2c3 } .asks-0 { fill: #78a9ff } .asks-1 { fill: #55c79e }
     .group { fill: #171b22; stroke: #566074 } .group-name { fill: #97a1b3 }
   }
 """
@@ -42,15 +45,25 @@ class SvgDrawing:
     GROUP = 26
     LOOP = 62
 
-    def __init__(self, layout: Layout, captions: Mapping[str, str], writes: Mapping[str, str]) -> None:
-        self.layout, self.flow, self.captions, self.writes = layout, layout.flow, captions, writes
+    GATEWAY = 38
+
+    def __init__(
+        self,
+        layout: Layout,
+        captions: Mapping[str, str],
+        writes: Mapping[str, str],
+        asks: Mapping[str, Sequence[str]],
+    ) -> None:
+        self.layout, self.flow, self.captions, self.writes, self.asks = layout, layout.flow, captions, writes, asks
+        self.gateways = unique(gateway for asked in asks.values() for gateway in asked)
         self.width = max(800, layout.lanes * self.LANE + 2 * self.MARGIN)
         self.box_height = 56 if captions else 42
         self.tops: list[float] = []
 
     def render(self) -> str:
         bottom = self._stack()
-        parts = [*self._groups(), *self._arrows(), *self._nodes()]
+        parts = [*self._groups(), *self._arrows(), *self._nodes(), *self._gateways(bottom + self.MARGIN)]
+        bottom += self.GATEWAY + self.MARGIN if self.gateways else 0
         height = _n(bottom + self.MARGIN)
         return "\n".join(
             [
@@ -112,6 +125,23 @@ class SvgDrawing:
             yield _text("name", x, y + (24 if caption else self.box_height / 2 + 5.5), self._fit(name, 9))
             if caption:
                 yield _text("caption", x, y + 43, self._fit(caption, 6.6))
+            for place, gateway in enumerate(self.asks.get(name, ())):
+                yield self._dot(gateway, x + self.BOX / 2 - 16 - 15 * place, y + 16)
+
+    def _gateways(self, y: float) -> Iterator[str]:
+        """What the dots in the boxes mean: the gateways that the nodes ask, side by side below the flow."""
+        room = (self.width - self.MARGIN) / max(1, len(self.gateways))
+        for place, gateway in enumerate(self.gateways):
+            x, width = self.MARGIN + place * room, room - self.MARGIN
+            yield (
+                f'<rect class="gateway" x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{self.GATEWAY}" rx="10"/>'
+            )
+            yield self._dot(gateway, x + 20, y + self.GATEWAY / 2)
+            yield _text("gateway-name", x + 36, y + self.GATEWAY / 2 + 4.5, gateway, anchor="start")
+
+    def _dot(self, gateway: str, x: float, y: float) -> str:
+        colour, name = self.gateways.index(gateway) % 2, escape(gateway)
+        return f'<circle class="asks-{colour}" cx="{_n(x)}" cy="{_n(y)}" r="5"><title>{name}</title></circle>'
 
     def _fit(self, text: str, unit: float) -> str:
         room = int((self.BOX - 16) / unit)
