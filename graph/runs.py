@@ -15,15 +15,15 @@ from typing import Any, Literal, TypedDict, cast, get_args
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.graph import START
 from langgraph.types import Command, StateSnapshot
 
 from graph.checkpoints import storage_errors
 from graph.flow import build_graph
+from graph.history import Point, points_of, thread_config
 from graph.inputs import RunInput
 from graph.rerun import NODES, RerunPlan, plan_rerun, seeded_state
 from graph.runlog import run_log
-from graph.state import OUTPUT_KEYS, NodeCall, PageState
+from graph.state import OUTPUT_KEYS, NodeCall
 from graph.store import Parent, RunRecord, RunStore
 from nodes import vision
 from nodes.context import Context
@@ -66,17 +66,6 @@ class Event(TypedDict):
     at: str
     elapsed_ms: int
     data: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Point:
-    """One checkpoint of a run: the state at it, and the agents that run next (none: the end)."""
-
-    run_id: str
-    checkpoint_id: str
-    next: tuple[str, ...]
-    values: dict[str, Any]
-    created_at: str | None
 
 
 @dataclass(frozen=True)
@@ -315,7 +304,7 @@ class Runs:
 
     async def _steps(self, record: RunRecord) -> AsyncGenerator[dict[str, Any], None]:
         """The agents' own events, from where the run stands."""
-        config = _config(record.run_id)
+        config = thread_config(record.run_id)
         plan = RerunPlan(tuple(record.nodes))
         graph_input = await self._graph_input(record, plan, config)
         if graph_input is _NOTHING_TO_RUN:
@@ -348,12 +337,12 @@ class Runs:
 
     async def _done(self, record: RunRecord) -> list[str]:
         """The agents of this run that need not run again."""
-        snapshot = await self.graph.aget_state(_config(record.run_id), subgraphs=True)
+        snapshot = await self.graph.aget_state(thread_config(record.run_id), subgraphs=True)
         return [name for name in record.nodes if name in {call["node"] for call in _calls(snapshot)}]
 
     async def values(self, run_id: str) -> dict[str, Any]:
         """The run's present state."""
-        return dict((await self.graph.aget_state(_config(run_id))).values)
+        return dict((await self.graph.aget_state(thread_config(run_id))).values)
 
     async def history(self, run_id: str) -> list[Point]:
         """Checkpoints of the run's whole family, each member's in the order in which they were made.
@@ -361,24 +350,8 @@ class Runs:
         Raises:
             UnknownNameError: there is no such run.
         """
-        return [point for member in self.store.family(run_id) for point in await self._points(member)]
-
-    async def _points(self, record: RunRecord) -> list[Point]:
-        """Checkpoints of the run and of its copy desk; their ids are UUIDv6 and sort by time."""
-        plan = RerunPlan(tuple(record.nodes))
-        thread = {"thread_id": record.run_id}
-        stored = self._checkpointer.alist({"configurable": thread})
-        namespaces = {item.config["configurable"]["checkpoint_ns"] async for item in stored}
-        points = [
-            (namespace, _point(record, snapshot, plan))
-            for namespace in namespaces
-            async for snapshot in self.graph.aget_state_history(
-                {"configurable": {**thread, "checkpoint_ns": namespace}}
-            )
-            if snapshot.next != (START,)
-        ]
-        shown = [point for namespace, point in points if point.next or not namespace]  # the desk's end is no end
-        return sorted(shown, key=lambda point: point.checkpoint_id)
+        family = self.store.family(run_id)
+        return [point for member in family for point in await points_of(member, self.graph, self._checkpointer)]
 
     def _close(
         self, record: RunRecord, status: Literal["finished", "failed", "interrupted"], error: Any = None
@@ -393,7 +366,6 @@ class Runs:
 
 
 _NOTHING_TO_RUN = object()
-_SHOWN_KEYS = frozenset(PageState.__annotations__) - {"calls"}
 
 
 def _calls(snapshot: StateSnapshot) -> Iterator[NodeCall]:
@@ -404,23 +376,3 @@ def _calls(snapshot: StateSnapshot) -> Iterator[NodeCall]:
             yield from _calls(task.state)
         if isinstance(task.result, dict):
             yield from task.result.get("calls", [])
-
-
-def _config(run_id: str) -> RunnableConfig:
-    return {"configurable": {"thread_id": run_id}}
-
-
-def _point(record: RunRecord, snapshot: StateSnapshot, plan: RerunPlan) -> Point:
-    """The desk is structure: users see the agent that it begins with. A rerun begins with a jump, not with an edge."""
-    following = snapshot.next
-    if snapshot.metadata and snapshot.metadata.get("source") == "update":
-        following = tuple(plan.goto)
-    entry = plan.desk_entry or "copywriter"
-    agents = tuple(entry if name == "copy_desk" else name for name in following)
-    return Point(
-        run_id=record.run_id,
-        checkpoint_id=str(snapshot.config["configurable"]["checkpoint_id"]),
-        next=tuple(name for name in agents if name in NODES),
-        values={key: value for key, value in snapshot.values.items() if key in _SHOWN_KEYS},
-        created_at=snapshot.created_at,
-    )

@@ -13,7 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graph.runs import Event, Point
+    from graph.history import Point
+    from graph.runs import Event
     from providers.errors import SparklioError
     from sparklio.studio import Run, Sparklio, run
 
@@ -23,7 +24,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Event": "graph.runs",
-    "Point": "graph.runs",
+    "Point": "graph.history",
     "Run": "sparklio.studio",
     "Sparklio": "sparklio.studio",
     "SparklioError": "providers.errors",

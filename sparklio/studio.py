@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from graph.checkpoints import open_checkpointer
+from graph.history import Point
 from graph.inputs import RunInput
-from graph.runs import Event, Point, Runs
+from graph.runs import Event, Runs
 from graph.store import RunRecord, RunStore
 from nodes.context import Context
 from providers.errors import StorageError

@@ -1,0 +1,70 @@
+"""What a run's checkpoints tell: the state at each, and the agents that run next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.graph import START
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.types import StateSnapshot
+
+from graph.rerun import NODES, RerunPlan
+from graph.state import PageState
+from graph.store import RunRecord
+
+__all__ = ["Point", "points_of", "thread_config"]
+
+_SHOWN_KEYS = frozenset(PageState.__annotations__) - {"calls"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One checkpoint of a run: the state at it, and the agents that run next (none: the end)."""
+
+    run_id: str
+    checkpoint_id: str
+    next: tuple[str, ...]
+    values: dict[str, Any]
+    created_at: str | None
+
+
+def thread_config(run_id: str, *, namespace: str | None = None) -> RunnableConfig:
+    """A run's thread has the run's own id; ``namespace`` names a subgraph's checkpoints in it."""
+    thread = {"thread_id": run_id}
+    return {"configurable": thread if namespace is None else {**thread, "checkpoint_ns": namespace}}
+
+
+async def points_of(
+    record: RunRecord, graph: CompiledStateGraph[Any, Any, Any, Any], checkpointer: BaseCheckpointSaver[str]
+) -> list[Point]:
+    """Checkpoints of one run and of its copy desk, in the order in which they were made (UUIDv6 sorts by time)."""
+    stored = checkpointer.alist(thread_config(record.run_id))
+    namespaces = {item.config["configurable"]["checkpoint_ns"] async for item in stored}
+    points = [
+        (namespace, _point(record, snapshot))
+        for namespace in namespaces
+        async for snapshot in graph.aget_state_history(thread_config(record.run_id, namespace=namespace))
+        if snapshot.next != (START,)
+    ]
+    shown = [point for namespace, point in points if point.next or not namespace]  # the desk's end is no end
+    return sorted(shown, key=lambda point: point.checkpoint_id)
+
+
+def _point(record: RunRecord, snapshot: StateSnapshot) -> Point:
+    """The desk is structure: users see the agent that it begins with. A rerun begins with a jump, not with an edge."""
+    plan = RerunPlan(tuple(record.nodes))
+    following = snapshot.next
+    if snapshot.metadata and snapshot.metadata.get("source") == "update":
+        following = tuple(plan.goto)
+    entry = plan.desk_entry or "copywriter"
+    agents = tuple(entry if name == "copy_desk" else name for name in following)
+    return Point(
+        run_id=record.run_id,
+        checkpoint_id=str(snapshot.config["configurable"]["checkpoint_id"]),
+        next=tuple(name for name in agents if name in NODES),
+        values={key: value for key, value in snapshot.values.items() if key in _SHOWN_KEYS},
+        created_at=snapshot.created_at,
+    )
