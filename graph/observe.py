@@ -116,6 +116,7 @@ def _record(name: str, agent: _AgentModule, book: _Book, ms: int) -> NodeCall:
         usage=sum((answer.usage for answer in book.chats), Usage()).model_dump(),
         attempts=book.attempts,
         cached=False,
+        degraded=any(answer.meta.provider.get("degraded", False) for answer in book.chats),
     )
 
 

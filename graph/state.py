@@ -13,7 +13,11 @@ __all__ = ["OUTPUT_KEYS", "CopyDeskInput", "CopyDeskOutput", "CopyDeskState", "N
 
 
 class NodeCall(TypedDict):
-    """What one execution of an agent cost. ``ms`` is wall time; ``cached`` marks what a rerun kept from its parent."""
+    """What one execution of an agent cost.
+
+    ``ms`` is wall time; ``cached`` marks what a rerun kept from its parent, ``degraded`` a model that runs partly on
+    the CPU, where the provider tells.
+    """
 
     node: str
     role: str
@@ -24,6 +28,7 @@ class NodeCall(TypedDict):
     usage: dict[str, int]
     attempts: int
     cached: bool
+    degraded: bool
 
 
 Calls = Annotated[list[NodeCall], operator.add]

@@ -1,4 +1,7 @@
-"""reviewer / style_check: whether the copy keeps to the brand, the facts and the rules."""
+"""reviewer / style_check: whether the copy keeps to the brand, the facts and the rules.
+
+Foreign script in Korean copy is counted, not asked about: the model that slipped it in does not see it either.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from typing_extensions import TypedDict
 
 from nodes.context import Context
 from routing.contracts import Language
+from routing.language_gate import foreign_script
 
 ROLE, TASK = "reviewer", "style_check"
+HIGHEST_REJECTED_SCORE = 40
 
 
 class ReviewerInput(TypedDict):
@@ -26,4 +31,9 @@ class ReviewerUpdate(TypedDict):
 
 async def reviewer(state: ReviewerInput, runtime: Runtime[Context]) -> ReviewerUpdate:
     payload = {"brand": state["brand"], "product_input": state["product_input"], "copy": state["copy"]}
-    return {"review": await runtime.context.ask(ROLE, TASK, payload, language=state.get("language", "ko"))}
+    language = state.get("language", "ko")
+    review = await runtime.context.ask(ROLE, TASK, payload, language=language)
+    found = foreign_script(state["copy"], (state["brand"], state["product_input"]), language)
+    if any(issue["severity"] == "high" for issue in found):
+        review |= {"approved": False, "score": min(review["score"], HIGHEST_REJECTED_SCORE)}
+    return {"review": review | {"issues": [*found, *review["issues"]]}}

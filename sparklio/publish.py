@@ -136,6 +136,7 @@ def _node_entry(name: str, calls: list[Mapping[str, Any]]) -> dict[str, Any] | N
         "model": mine[-1]["model"],
         "ms": sum(call["ms"] for call in mine),
         "cached": mine[-1]["cached"],
+        "degraded": any(call["degraded"] for call in mine),
         "attempts": sum(call["attempts"] for call in mine),
         "usage": sum((Usage.model_validate(call["usage"]) for call in mine), Usage()).model_dump(),
     }

@@ -67,6 +67,7 @@ class NodeProgress:
     steps: int = 0
     tokens: int = 0
     cached: bool = False
+    degraded: bool = False
     started_ms: float = 0
     spent_ms: float = 0
     error: str = ""
@@ -88,7 +89,7 @@ class NodeProgress:
 
     def finish(self, at: float, data: Mapping[str, Any]) -> None:
         self.spent_ms += float(data["ms"]) if data.get("ms") is not None else at - self.started_ms
-        self.status, self.cached = "done", bool(data.get("cached"))
+        self.status, self.cached, self.degraded = "done", bool(data.get("cached")), bool(data.get("degraded"))
         self.provider, self.model = one_line(data.get("provider") or ""), one_line(data.get("model") or "")
         self.tokens += _total(data)
 
@@ -253,6 +254,8 @@ class LiveView:
         if node.status == "failed":
             return Text(node.error, "red")
         if node.status == "done":
+            if node.degraded:
+                return Text(f"{_tokens(node.tokens)}, partly on the CPU", "yellow")
             return Text("reused" if node.cached else _tokens(node.tokens), "dim")
         if node.status != "running":
             return Text("interrupted" if node.status == "interrupted" else "", "yellow")
@@ -356,6 +359,7 @@ def _plain_words(event: Event) -> str:
     name = one_line(event["node"]) if node == "node" else "run"
     model = one_line(f"{data.get('provider') or ''} {data.get('model') or ''}")
     facts = [f"{name} {what}", model, _tokens(_total(data)), "reused" if data.get("cached") else ""]
+    facts += ["partly on the CPU"] if data.get("degraded") else []
     return "  ".join(fact for fact in facts if fact)
 
 

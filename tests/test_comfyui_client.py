@@ -443,8 +443,15 @@ async def test_uploads_and_downloads(comfyui: ComfyUIStandIn, client: ComfyUICli
 
 
 async def test_free(comfyui: ComfyUIStandIn, client: ComfyUIClient) -> None:
-    await client.free()
+    assert await client.free() > 0
     assert comfyui.freed == [{"unload_models": True, "free_memory": True}]
+
+
+async def test_free_waits_for_the_memory_with_a_bound(comfyui: ComfyUIStandIn, client: ComfyUIClient) -> None:
+    """ComfyUI may not free at all."""
+    free = await client.free(wanted_bytes=2**60, within_s=0.05)
+    assert 0 < free < 2**60
+    assert len([path for _, path in comfyui.requests if path == "/system_stats"]) > 1
 
 
 # the client: waiting

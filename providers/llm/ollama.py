@@ -66,6 +66,7 @@ _TOKENS_PER_ASCII_CHAR = 0.3
 _TOKENS_PER_OTHER_CHAR = 0.9
 _TURN_TOKENS = 16  # a chat template's marks around one turn, rounded up
 _NEARLY_FULL = 0.75
+_FRESH_LOAD_MS = 500  # a model that is in memory already "loads" in tens of milliseconds
 _PROBE_TIMEOUT_S = 5.0
 _MAX_ERROR_CHARS = 300
 _DURATIONS = ("load_duration", "prompt_eval_duration", "eval_duration", "total_duration")
@@ -106,6 +107,7 @@ class OllamaProvider(LLMProvider):
     def __init__(self, config: ProviderConfig) -> None:
         super().__init__(config)
         self._connections = PerLoop(self._connect, _Connection.aclose)
+        self._spilled: dict[str, bool] = {}
         for model, own in config.models.items():
             for key in _BOUNDS.keys() & own.keys():
                 self._check_bound(model, key, own[key])
@@ -128,7 +130,9 @@ class OllamaProvider(LLMProvider):
                 text = answer.add(piece)
                 if text:
                     yield LLMChunk(text=text)
-        yield LLMChunk(response=self._response(request, answer))
+        response = self._response(request, answer)
+        response.meta["degraded"] = await self._on_cpu(request.model, response.meta)
+        yield LLMChunk(response=response)
 
     async def prepare(self) -> None:
         async with self._connections.borrow() as connection:
@@ -157,6 +161,22 @@ class OllamaProvider(LLMProvider):
             ProviderError: Ollama does not answer.
         """
         return list(await self._get("/api/ps", "models") or ())
+
+    async def _on_cpu(self, model: str, meta: Mapping[str, Any]) -> bool:
+        """Whether part of the model runs on the CPU, which Ollama does in silence where the card is too small.
+
+        Asked of ``/api/ps`` after each load of the model; what Ollama does not tell is no.
+        """
+        if model not in self._spilled or meta.get("load_duration_ms", 0) > _FRESH_LOAD_MS:
+            try:
+                loaded = await self.loaded_models()
+            except ProviderError:
+                return False
+            name = model if ":" in model else f"{model}:latest"
+            self._spilled[model] = any(
+                entry.get("name") == name and entry.get("size_vram", 0) < entry.get("size", 0) for entry in loaded
+            )
+        return self._spilled[model]
 
     async def aclose(self) -> None:
         await self._connections.aclose()

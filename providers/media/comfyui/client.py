@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncGenerator
@@ -29,6 +30,9 @@ __all__ = ["ComfyUIClient"]
 
 READ_TIMEOUT_S = 30.0
 """Longest silence within one answer. ComfyUI may answer late while it loads a model; jobs are polled, never awaited."""
+
+
+_FREE_POLL_S = 0.25
 
 
 class ComfyUIClient:
@@ -188,9 +192,19 @@ class ComfyUIClient:
             if prompt_id in (await self.get_queue()).running:
                 await self.interrupt(prompt_id)
 
-    async def free(self, *, unload_models: bool = True, free_memory: bool = True) -> None:
-        """Ask for memory back. It acts at the worker's next turn, and may not free all: look at the system stats."""
-        await self._request("POST", "/free", json={"unload_models": unload_models, "free_memory": free_memory})
+    async def free(self, *, wanted_bytes: int = 0, within_s: float = 10.0) -> int:
+        """Unload models, and wait until ``wanted_bytes`` of the first device's memory are free, ``within_s`` at most.
+
+        ComfyUI acts at its worker's next turn and may not free at all; returns the bytes that are free at the end.
+        """
+        await self._request("POST", "/free", json={"unload_models": True, "free_memory": True})
+        until = asyncio.get_running_loop().time() + within_s
+        while True:
+            devices = (await self.get_system_stats()).get("devices") or [{}]
+            free = int(devices[0].get("vram_free") or 0)
+            if free >= wanted_bytes or asyncio.get_running_loop().time() >= until:
+                return free
+            await asyncio.sleep(_FREE_POLL_S)
 
     async def get_system_stats(self) -> dict[str, Any]:
         """``{system: {comfyui_version, ...}, devices: [{name, vram_total, vram_free, ...}]}``, memory in bytes."""
