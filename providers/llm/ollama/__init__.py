@@ -8,30 +8,19 @@ here. ``langchain_ollama`` takes most of a second to import, so the first answer
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import math
-import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import httpx
 
 from providers.base import (
     LLMChunk,
-    LLMOutput,
     LLMProvider,
     LLMProviderResponse,
     Options,
     ProviderConfig,
     Setting,
-    Usage,
 )
 from providers.errors import (
     AttemptTimeoutError,
@@ -46,11 +35,27 @@ from providers.errors import (
     TruncatedAnswerError,
     UnreachableError,
 )
-from providers.http import PerLoop, client_options
+from providers.http import PerLoop
+from providers.llm.ollama.exchange import (
+    ChatAnswer,
+    ChatRequest,
+    Connection,
+    Exchange,
+    current_exchange,
+    encodable,
+    error_text,
+    estimate_request,
+    estimate_tokens,
+    foreign_errors,
+    meta_of,
+    retry_after,
+    said,
+    usage_of,
+    without_credentials,
+)
 
 if TYPE_CHECKING:
-    from langchain_core.messages import AIMessageChunk, BaseMessage
-    from langchain_ollama import ChatOllama
+    from langchain_core.messages import AIMessageChunk
 
 __all__ = ["OllamaProvider", "estimate_tokens"]
 
@@ -62,25 +67,9 @@ DEFAULT_KEEP_ALIVE = "10m"
 
 _BOUNDS: Mapping[str, int] = {"num_ctx": DEFAULT_NUM_CTX, "num_predict": DEFAULT_NUM_PREDICT}
 
-_TOKENS_PER_ASCII_CHAR = 0.3
-_TOKENS_PER_OTHER_CHAR = 0.9
-_TURN_TOKENS = 16  # a chat template's marks around one turn, rounded up
 _NEARLY_FULL = 0.75
 _FRESH_LOAD_MS = 500  # a model that is in memory already "loads" in tens of milliseconds
 _PROBE_TIMEOUT_S = 5.0
-_MAX_ERROR_CHARS = 300
-_DURATIONS = ("load_duration", "prompt_eval_duration", "eval_duration", "total_duration")
-
-
-def estimate_tokens(text: str) -> int:
-    """Tokens that a prompt takes, on the safe side: 0.3 for an ASCII character, 0.9 for any other.
-
-    korchasa/tldr (``llm/tokens-size``, 2025-10) counted the same text with eleven tokenizers. English: 0.22 to 0.29
-    tokens a character. Korean, blanks included: Qwen 0.65, Llama 3 0.63, Mistral 0.56, and 0.48 to 0.99 over all. A
-    Korean text is about a quarter ASCII, so these weights give it 0.75: a sixth above Qwen, under twice the thriftiest.
-    """
-    ascii_chars = len(text.encode("ascii", "ignore"))
-    return math.ceil(_TOKENS_PER_ASCII_CHAR * ascii_chars + _TOKENS_PER_OTHER_CHAR * (len(text) - ascii_chars))
 
 
 class OllamaProvider(LLMProvider):
@@ -106,7 +95,7 @@ class OllamaProvider(LLMProvider):
 
     def __init__(self, config: ProviderConfig) -> None:
         super().__init__(config)
-        self._connections = PerLoop(self._connect, _Connection.aclose)
+        self._connections = PerLoop(self._connect, Connection.aclose)
         self._spilled: dict[str, bool] = {}
         for model, own in config.models.items():
             for key in _BOUNDS.keys() & own.keys():
@@ -124,7 +113,7 @@ class OllamaProvider(LLMProvider):
     ) -> AsyncGenerator[LLMChunk, None]:
         """As the base class says. The connection is back in the pool before the last chunk comes."""
         request = self._request(prompt, mode, options)
-        answer = _Answer()
+        answer = ChatAnswer()
         async with aclosing(self._pieces(request)) as pieces:
             async for piece in pieces:
                 text = answer.add(piece)
@@ -183,7 +172,7 @@ class OllamaProvider(LLMProvider):
 
     # -- the request ---------------------------------------------------------------------------------------------------
 
-    def _request(self, prompt: str, mode: str, options: Options) -> _Request:
+    def _request(self, prompt: str, mode: str, options: Options) -> ChatRequest:
         """Raises RejectedError for an empty prompt, PromptTooLongError for one that does not fit."""
         if not prompt.strip():
             raise RejectedError(
@@ -193,14 +182,14 @@ class OllamaProvider(LLMProvider):
             )
         system = options.get("system") or ""
         tools = options.get("tools") if mode == "tools" else None
-        request = _Request(
+        request = ChatRequest(
             mode=mode,
             model=options["model"],
-            system=_encodable(system),
-            prompt=_encodable(prompt),
+            system=encodable(system),
+            prompt=encodable(prompt),
             arguments=self._arguments(mode, tools, options),
             seconds=self._seconds(options),
-            estimate=_estimate(system, prompt, tools),
+            estimate=estimate_request(system, prompt, tools),
         )
         if request.estimate + request.num_predict > request.num_ctx:
             raise self._too_long(
@@ -243,18 +232,18 @@ class OllamaProvider(LLMProvider):
 
     # -- the exchange --------------------------------------------------------------------------------------------------
 
-    def _connect(self) -> _Connection:
-        return _Connection(
+    def _connect(self) -> Connection:
+        return Connection(
             self._url,
             api_key=self.config.values.get("OLLAMA_API_KEY"),
             read_timeout_s=self.config.seconds("OLLAMA_TIMEOUT"),
         )
 
-    async def _pieces(self, request: _Request) -> AsyncGenerator[AIMessageChunk, None]:
+    async def _pieces(self, request: ChatRequest) -> AsyncGenerator[AIMessageChunk, None]:
         async with self._connections.borrow() as connection:
             answer = connection.chat.astream(request.messages(), **request.arguments)
             pieces = cast("AsyncGenerator[AIMessageChunk, None]", answer)
-            exchange = _Exchange(request.model, request.seconds)
+            exchange = Exchange(request.model, request.seconds)
             # ChatOllama's generators do not close each other: without the second one here the response of an answer
             # that nobody reads to its end would stay open until the garbage collector comes by.
             async with aclosing(pieces), aclosing(exchange):
@@ -268,25 +257,25 @@ class OllamaProvider(LLMProvider):
             async def probe() -> Any:
                 return (await connection.probe.get(path)).json()[key]
 
-            return await self._step(_Exchange(None, _PROBE_TIMEOUT_S), probe)
+            return await self._step(Exchange(None, _PROBE_TIMEOUT_S), probe)
 
-    async def _step(self, exchange: _Exchange, step: Callable[[], Awaitable[T]]) -> T:
+    async def _step(self, exchange: Exchange, step: Callable[[], Awaitable[T]]) -> T:
         """One step of an exchange, its errors translated.
 
         Each step has the time limit to itself: around a ``yield`` it would strike the caller, in the caller's own code.
         """
-        token = _current.set(exchange)
+        token = current_exchange.set(exchange)
         try:
             async with asyncio.timeout_at(exchange.deadline):
                 return await step()
-        except _foreign_errors() as exc:
+        except foreign_errors() as exc:
             raise self._translated(exc, exchange) from exc
         finally:
-            _current.reset(token)
+            current_exchange.reset(token)
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
-    def _response(self, request: _Request, answer: _Answer) -> LLMProviderResponse:
+    def _response(self, request: ChatRequest, answer: ChatAnswer) -> LLMProviderResponse:
         """Raises ServerError, PromptTooLongError, TruncatedAnswerError or EmptyAnswerError for what is no answer."""
         end = answer.end
         if end is None:
@@ -304,12 +293,12 @@ class OllamaProvider(LLMProvider):
         return LLMProviderResponse(
             provider=self.config.name,
             model=request.model,
-            usage=_usage(end),
+            usage=usage_of(end),
             output=answer.output(request.mode),
-            meta=_meta(end) | {"num_ctx": request.num_ctx, "prompt_tokens_estimate": request.estimate},
+            meta=meta_of(end) | {"num_ctx": request.num_ctx, "prompt_tokens_estimate": request.estimate},
         )
 
-    def _check_context(self, request: _Request, evaluated: int | None) -> None:
+    def _check_context(self, request: ChatRequest, evaluated: int | None) -> None:
         """Ollama drops the front of a prompt that does not fit and answers the rest, with a 200 (ollama#17427).
 
         The count is absent where the prompt was cached, so absence says nothing.
@@ -325,7 +314,7 @@ class OllamaProvider(LLMProvider):
 
     # -- errors --------------------------------------------------------------------------------------------------------
 
-    def _translated(self, exc: Exception, exchange: _Exchange) -> ProviderError:
+    def _translated(self, exc: Exception, exchange: Exchange) -> ProviderError:
         """Ours for a foreign error, by its type; ``exchange`` tells how far the call had come."""
         if isinstance(exc, httpx.HTTPStatusError):
             return self._refused(exc.response, exchange.model)
@@ -334,24 +323,24 @@ class OllamaProvider(LLMProvider):
         if isinstance(exc, OSError | httpx.TransportError):
             return self._error(
                 UnreachableError,
-                f"no connection to Ollama: {_said(exc)}"
+                f"no connection to Ollama: {said(exc)}"
                 if exchange.response is None
-                else f"the connection to Ollama broke in the middle of an answer: {_said(exc)}",
+                else f"the connection to Ollama broke in the middle of an answer: {said(exc)}",
                 hint=f"is Ollama running? start it with `ollama serve`; OLLAMA_BASE_URL is {self._url_shown}",
             )
         if exchange.response is None:
             return self._error(
                 RejectedError,
-                f"the request cannot be put into Ollama's form: {_said(exc)}",
+                f"the request cannot be put into Ollama's form: {said(exc)}",
                 hint="check options.tools and the schema",
             )
         if type(exc) is ValueError:
             # astream()'s word for a stream without a piece: a line `done_reason: load`, which ChatOllama skips.
             return self._empty(exchange.model, "load")
-        return self._error(ServerError, f"Ollama failed in the middle of an answer: {_said(exc)}", hint="try again")
+        return self._error(ServerError, f"Ollama failed in the middle of an answer: {said(exc)}", hint="try again")
 
     def _refused(self, response: httpx.Response, model: str | None) -> ProviderError:
-        status, text = response.status_code, _error_text(response)
+        status, text = response.status_code, error_text(response)
         if status == 404 and model is not None:
             return self._error(
                 ModelNotFoundError,
@@ -365,7 +354,7 @@ class OllamaProvider(LLMProvider):
                 f"Ollama is overloaded: {text}",
                 hint="try again later, or raise OLLAMA_NUM_PARALLEL or OLLAMA_MAX_QUEUE of the server",
                 status=status,
-                retry_after=_retry_after(response.headers),
+                retry_after=retry_after(response.headers),
             )
         if status >= 500:
             return self._error(
@@ -378,7 +367,7 @@ class OllamaProvider(LLMProvider):
             status=status,
         )
 
-    def _timed_out(self, exchange: _Exchange) -> ProviderError:
+    def _timed_out(self, exchange: Exchange) -> ProviderError:
         doing = "answering" if exchange.response is not None else "loading the model or waiting in its queue"
         return self._error(
             AttemptTimeoutError,
@@ -395,7 +384,7 @@ class OllamaProvider(LLMProvider):
             hint=f"try again; if it stays so, set `think: false` in {self._key(model, '')}",
         )
 
-    def _too_long(self, message: str, request: _Request) -> ProviderError:
+    def _too_long(self, message: str, request: ChatRequest) -> ProviderError:
         return self._error(
             PromptTooLongError,
             message,
@@ -420,188 +409,4 @@ class OllamaProvider(LLMProvider):
 
     @property
     def _url_shown(self) -> str:
-        return str(_without_credentials(self._url))
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One call: what is said, what ChatOllama is told, and what the checks need (tokens, seconds)."""
-
-    mode: str
-    model: str
-    system: str
-    prompt: str
-    arguments: dict[str, Any]
-    seconds: float
-    estimate: int
-
-    @property
-    def num_ctx(self) -> int:
-        return cast("int", self.arguments["options"]["num_ctx"])
-
-    @property
-    def num_predict(self) -> int:
-        return cast("int", self.arguments["options"]["num_predict"])
-
-    def messages(self) -> list[BaseMessage]:
-        from langchain_core.messages import HumanMessage, SystemMessage  # slow to import
-
-        human = HumanMessage(self.prompt)
-        return [SystemMessage(self.system), human] if self.system.strip() else [human]
-
-
-@dataclass
-class _Answer:
-    """An answer as its pieces come in. ``end`` holds the counts and durations of the last line."""
-
-    texts: list[str] = field(default_factory=list)
-    calls: list[dict[str, Any]] = field(default_factory=list)
-    end: dict[str, Any] | None = None
-
-    def add(self, piece: AIMessageChunk) -> str:
-        """Take a piece in and return its text."""
-        text = cast("str", piece.content)
-        if text:
-            self.texts.append(text)
-        for call in piece.tool_calls:
-            self.calls.append({"name": call["name"], "arguments": call["args"]})
-        if piece.response_metadata.get("done"):
-            self.end = piece.response_metadata
-        return text
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
-    def output(self, mode: str) -> LLMOutput:
-        """A model that was given tools and called none has answered in words: they are the content then."""
-        if mode == "tools":
-            content = json.dumps(self.calls, ensure_ascii=False) if self.calls else self.text
-            return LLMOutput(type="tools", content=content, parsed=self.calls)
-        return LLMOutput(type="json" if mode == "json" else "text", content=self.text)
-
-
-class _Exchange:
-    """One HTTP call on its way. ``model`` is None for a probe, ``response`` until the headers are there."""
-
-    def __init__(self, model: str | None, seconds: float) -> None:
-        self.model = model
-        self.seconds = seconds
-        self.deadline = asyncio.get_running_loop().time() + seconds
-        self.response: httpx.Response | None = None
-
-    async def aclose(self) -> None:
-        if self.response is not None:
-            await self.response.aclose()
-
-
-_current: ContextVar[_Exchange] = ContextVar("ollama_exchange")
-
-# The last three are what ollama raises over lines that are JSON but not Ollama's.
-_FOREIGN = (httpx.HTTPError, OSError, ValueError, TypeError, AttributeError, LookupError)
-
-
-def _foreign_errors() -> tuple[type[Exception], ...]:
-    """What may come out of a call. ollama is not imported for this: unless it is, it has raised nothing."""
-    ollama = sys.modules.get("ollama")
-    return (*_FOREIGN, ollama.ResponseError) if ollama else _FOREIGN
-
-
-class _Connection:
-    """One event loop's connections: a pool, the client for probes, and ChatOllama on the same pool.
-
-    ChatOllama has no way to close its clients, so the pool beneath them is ours. Its synchronous client is never used
-    and gets a transport that holds nothing.
-    """
-
-    def __init__(self, url: httpx.URL, *, api_key: str | None, read_timeout_s: float) -> None:
-        self._url = str(_without_credentials(url))
-        self._options = client_options(self._url, read_timeout_s=read_timeout_s)
-        if url.userinfo:
-            self._options["auth"] = httpx.BasicAuth(url.username, url.password)
-        if api_key:
-            self._options["headers"] = {"authorization": f"Bearer {api_key}"}
-        shared = {key: self._options[key] for key in ("verify", "limits", "trust_env")}
-        self._asynchronous: dict[str, Any] = {
-            "transport": httpx.AsyncHTTPTransport(**shared),
-            "event_hooks": {"response": [_look_at_status]},
-        }
-        self.probe = httpx.AsyncClient(base_url=self._url, **self._options, **self._asynchronous)
-
-    @cached_property
-    def chat(self) -> ChatOllama:
-        from langchain_ollama import ChatOllama  # slow to import
-
-        # Its warnings are about answers that come back as errors of ours; without a handler they would go to stderr.
-        log = logging.getLogger("langchain_ollama")
-        if not log.handlers:
-            log.addHandler(logging.NullHandler())
-        return ChatOllama(
-            model="",  # each call names its own
-            base_url=self._url,
-            client_kwargs=self._options,
-            async_client_kwargs=self._asynchronous,
-            sync_client_kwargs={"transport": httpx.BaseTransport()},
-        )
-
-    async def aclose(self) -> None:
-        await self.probe.aclose()
-
-
-async def _look_at_status(response: httpx.Response) -> None:
-    """Hook: raises httpx.HTTPStatusError here, where the headers still are; ollama's own error drops them."""
-    exchange = _current.get(None)
-    if exchange is not None:
-        exchange.response = response
-    if not response.is_success:
-        await response.aread()
-        response.raise_for_status()
-
-
-def _without_credentials(url: httpx.URL) -> httpx.URL:
-    return url.copy_with(userinfo=b"")
-
-
-def _encodable(text: str) -> str:
-    """JSON may smuggle in half a surrogate pair, which no UTF-8 request can hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _estimate(system: str, prompt: str, tools: object) -> int:
-    texts = [system, prompt, json.dumps(tools, ensure_ascii=False) if tools else ""]
-    return sum(estimate_tokens(text) + _TURN_TOKENS for text in texts if text)
-
-
-def _usage(end: Mapping[str, Any]) -> Usage:
-    prompt, completion = end.get("prompt_eval_count") or 0, end.get("eval_count") or 0
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
-
-
-def _meta(end: Mapping[str, Any]) -> dict[str, Any]:
-    durations = {f"{key}_ms": round(end[key] / 1e6) for key in _DURATIONS if end.get(key) is not None}
-    return {"done_reason": end.get("done_reason"), **durations}
-
-
-def _said(exc: Exception) -> str:
-    return (str(exc) or type(exc).__name__)[:_MAX_ERROR_CHARS]
-
-
-def _error_text(response: httpx.Response) -> str:
-    """Ollama's ``{"error": text}``, or the start of what something else answered."""
-    try:
-        text = str(response.json()["error"])
-    except (ValueError, TypeError, LookupError):
-        text = response.text.strip()
-    return text[:_MAX_ERROR_CHARS] or response.reason_phrase
-
-
-def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that ``Retry-After`` asks to wait, given there as seconds or as a date."""
-    value = headers.get("retry-after", "")
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
+        return str(without_credentials(self._url))
