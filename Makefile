@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check format lock clean help
+.PHONY: run test check bench format lock clean help
 
 run: $(VENV)/.installed ## a finished page in .sparklio/runs/<id>/, no server, no key
 	$(BIN)/sparklio run
@@ -15,6 +15,9 @@ test: $(VENV)/.installed-dev ## lint, types, tests with coverage
 	$(BIN)/pytest --cov --cov-report=term
 
 check: test ## the same as `make test`
+
+bench: $(VENV)/.installed-dev ## speed, as ratios beside a plain script and a bare LangGraph
+	$(BIN)/python benchmarks/run.py
 
 format: $(VENV)/.installed-dev ## rewrite the sources in the one format
 	$(BIN)/ruff format .

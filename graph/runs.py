@@ -150,20 +150,26 @@ class Runs:
             UsageError: it is not an id, or there is no such stage or workflow.
             StorageError: the data folder, or ``out``, cannot be written.
         """
-        run_id = self.store.new_id(run_id)
         if stage not in get_args(Stage):
             raise UnknownNameError("stage", stage, get_args(Stage))
-        record = RunRecord(
-            run_id=run_id,
-            mode=self._mode,
-            stage=stage,
-            seed=randbits(31),
-            nodes=list(NODES),
-            inputs=dict(inputs.to_state()),
-            out=out or self.store.folder(run_id),
-        )
-        await self._book(record)
-        return record
+        while True:
+            name = self.store.new_id(run_id)
+            record = RunRecord(
+                run_id=name,
+                mode=self._mode,
+                stage=stage,
+                seed=randbits(31),
+                nodes=list(NODES),
+                inputs=dict(inputs.to_state()),
+                out=out or self.store.folder(name),
+            )
+            try:
+                await self._book(record)
+            except RunExistsError:
+                if run_id is not None:
+                    raise
+                continue  # two runs of one second drew the same digits
+            return record
 
     async def start_rerun(
         self, run_id: str, *, start_at: str | None, changes: Mapping[str, Any], out: Path | None = None

@@ -98,7 +98,7 @@ class RunStore:
     def new_id(self, wanted: str | None = None) -> str:
         """A checked id for a new run: the wanted one, or one from the time and four random digits."""
         if wanted is None:
-            return f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{token_hex(2)}"
+            return f"{_now():%Y%m%d-%H%M%S}-{token_hex(2)}"
         if not _NEW_ID.fullmatch(wanted):
             raise InputError(
                 f"{wanted!r} cannot be a run id",
@@ -241,6 +241,11 @@ class RunStore:
             return []
         found = (path.parent.name for path in self._runs.glob("*/run.json"))
         return sorted((name for name in found if _RUN_ID.fullmatch(name)), reverse=True)
+
+
+def _now() -> datetime:
+    """The local time: an id is read by people."""
+    return datetime.now().astimezone()
 
 
 def _exists(run_id: str) -> RunExistsError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -12,6 +13,7 @@ from urllib.parse import unquote, urlparse
 import pytest
 from PIL import Image
 
+from graph.inputs import RunInput
 from providers.errors import (
     InputError,
     ModelNotFoundError,
@@ -302,6 +304,16 @@ async def test_many_runs_at_once_share_one_studio(ollama: OllamaStandIn) -> None
         assert run.state["product_input"]["name"] == f"제품 {n}"
         log = (run.page_path.parent / "run.log").read_text(encoding="utf-8")
         assert log.count("node_finished") == 6, "each log holds its own run alone"
+
+
+async def test_ids_drawn_twice_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr("graph.store.token_hex", lambda size: next(digits))
+    monkeypatch.setattr("graph.store._now", lambda: datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    inputs = RunInput.parse({"brand": BRAND, "product": PRODUCT})
+    async with Sparklio() as studio:
+        ids = [(await studio.runs.start(inputs)).run_id for _ in range(2)]
+    assert ids == ["20260102-030405-aaaa", "20260102-030405-bbbb"]
 
 
 async def test_connections_are_pooled_and_closed(ollama: OllamaStandIn) -> None:
