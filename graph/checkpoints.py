@@ -32,7 +32,11 @@ async def open_checkpointer(path: Path) -> AsyncIterator[AsyncSqliteSaver]:
             serde = JsonPlusSerializer(pickle_fallback=False, allowed_msgpack_modules=None)
             saver = AsyncSqliteSaver(connection, serde=serde)
             await saver.setup()
-        yield saver
+        try:
+            yield saver
+        finally:
+            async with saver.lock:  # a write under way would leave its transaction, and so the database, locked
+                await connection.close()
 
 
 @contextmanager

@@ -277,9 +277,11 @@ class Runs:
         resumed = record.status != "running"
         record.status, record.error = "running", None
         self.store.save(record)
-        done = await self._done(record) if resumed else []
-        yield events.make("run_started", {"mode": record.mode, "nodes": record.nodes, "resumed": resumed, "done": done})
         try:
+            done = await self._done(record) if resumed else []
+            yield events.make(
+                "run_started", {"mode": record.mode, "nodes": record.nodes, "resumed": resumed, "done": done}
+            )
             with storage_errors("the data folder"):
                 async with aclosing(self._steps(record)) as steps:
                     async for step in steps:
@@ -318,14 +320,25 @@ class Runs:
         context = replace(
             self._context, stage=record.stage, seed=record.seed, run_id=record.run_id, start_at=plan.desk_entry
         )
-        stream = self.graph.astream(
-            graph_input, config, context=context, stream_mode="custom", subgraphs=True, durability="async"
-        )
+        heard: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+        async def work() -> None:
+            stream = self.graph.astream(
+                graph_input, config, context=context, stream_mode="custom", subgraphs=True, durability="async"
+            )
+            try:
+                async for _, event in stream:
+                    heard.put_nowait(cast("dict[str, Any]", event))
+            finally:
+                heard.put_nowait(None)
+
+        working = asyncio.create_task(work())
         try:
-            async for _, event in stream:
-                yield cast("dict[str, Any]", event)
+            while (event := await heard.get()) is not None:
+                yield event
+            await working
         finally:
-            await stream.aclose()  # type: ignore[attr-defined]  # an async generator behind an AsyncIterator
+            await _ended(working)
 
     async def _graph_input(self, record: RunRecord, plan: RerunPlan, config: RunnableConfig) -> Any:
         """What LangGraph is to be given: the inputs, a jump, None to go on, or nothing at all."""
@@ -372,6 +385,21 @@ class Runs:
 
 
 _NOTHING_TO_RUN = object()
+
+
+async def _ended(working: asyncio.Task[None]) -> None:
+    """Cancel the task and wait until it has cleaned up behind itself, however often the waiting is cancelled."""
+    working.cancel()
+    again: asyncio.CancelledError | None = None
+    while not working.done():
+        try:
+            await asyncio.wait({working})
+        except asyncio.CancelledError as exc:
+            again = exc
+    if not working.cancelled():
+        working.exception()  # told already, or of no interest to who leaves
+    if again is not None:
+        raise again
 
 
 def _calls(snapshot: StateSnapshot) -> Iterator[NodeCall]:

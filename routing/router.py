@@ -86,7 +86,7 @@ class Router:
         if not routes:
             provider = _first(self._media_active, "media") if request.provider == "auto" else request.provider
             routes = [ImageRoute(provider, workflow)]
-        return tuple(routes)
+        return tuple(route for place, route in enumerate(routes) if route not in routes[:place])
 
     def _llm_route(self, rule: LLMRule) -> LLMRoute:
         return LLMRoute(rule.provider, rule.model) if rule.model else self._default_route(rule.provider, None)

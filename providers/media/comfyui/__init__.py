@@ -210,7 +210,7 @@ class ComfyUIProvider(ImageProvider):
             if prompt_id in queue:
                 return _Found(number, under_way=True)
             entry = await self._client.history(prompt_id)
-            if entry is not None and entry.succeeded:
+            if entry is not None and entry.succeeded and entry.files:
                 with suppress(MissingImageError):
                     return _Found(number, entry=entry, images=await self._client.get_images(entry))
             unknown = 0 if entry is not None else unknown + 1

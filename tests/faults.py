@@ -1,0 +1,148 @@
+"""What the tests of whole runs under faults have in common: a run that fails as it should, and one that goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from providers.errors import SparklioError
+from routing.packaged_files import DEFAULT_CONFIG
+from sparklio import Event, Run, Sparklio
+from tests.conftest import BRAND, PRODUCT
+from tests.standins.comfyui import ComfyUIStandIn
+from tests.standins.ollama import OllamaStandIn
+
+__all__ = [
+    "NEVER_S",
+    "NODES",
+    "SCHEMAS",
+    "Failure",
+    "failure",
+    "going_on",
+    "is_free",
+    "nothing_left",
+    "one_image_route",
+    "routed",
+    "whole_run",
+]
+
+NEVER_S = 40.0
+"""Nothing of these tests takes so long unless it hangs; it is no measure of speed."""
+
+SCHEMAS = {
+    "brand": "BrandSummary",
+    "brief": "MarketingBrief",
+    "strategist": "ContentPlan",
+    "copywriter": "ProductDetail",
+    "reviewer": "StyleReview",
+    "vision": "ImagePrompt",
+}
+"""Agent -> title of the schema that its chat call asks for."""
+
+NODES = set(SCHEMAS)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed: its error, the agents whose work is kept, and all that anybody was shown of it."""
+
+    error: SparklioError
+    finished: set[str]
+    shown: str
+
+
+async def whole_run(studio: Sparklio, *, run_id: str = "page", **wishes: Any) -> Run:
+    """Run to the end; every artefact of all six agents is there."""
+    async with asyncio.timeout(NEVER_S):
+        run = await studio.run(**_inputs(wishes), run_id=run_id)
+    _check(run)
+    return run
+
+
+async def failure(studio: Sparklio, kind: type[SparklioError], *, run_id: str = "page", **wishes: Any) -> Failure:
+    """Run into one typed error of exactly ``kind``, with a hint, that ends the events and frees the run."""
+    events: list[Event] = []
+    tasks = asyncio.all_tasks()
+    with pytest.raises(SparklioError) as caught:
+        async with asyncio.timeout(NEVER_S):
+            async for event in studio.stream(**_inputs(wishes), run_id=run_id):
+                events.append(event)
+    error = caught.value
+    assert type(error) is kind, error
+    assert error.message
+    assert error.hint
+    assert error.run_id == run_id
+    types = [event["type"] for event in events]
+    assert (types[-1], types.count("run_failed"), types.count("node_failed")) == ("run_failed", 1, 1)
+    assert events[-1]["data"]["code"] == kind.code
+    store = studio.runs.store
+    assert store.read(run_id).status == "failed"
+    assert is_free(studio, run_id)
+    log = (store.folder(run_id) / "run.log").read_text(encoding="utf-8")
+    shown = json.dumps([error.to_dict(), events], ensure_ascii=False) + log
+    async with asyncio.timeout(NEVER_S):
+        while not asyncio.all_tasks() <= tasks:  # noqa: ASYNC110  # the last writes of checkpoints
+            await asyncio.sleep(0.002)
+    return Failure(error, set(await studio.runs._done(store.load(run_id))), shown)
+
+
+async def going_on(studio: Sparklio, ollama: OllamaStandIn, finished: set[str], *, run_id: str = "page") -> Run:
+    """Resume to the end, the ``finished`` agents not being asked again, and none of the others twice."""
+    before = Counter(ollama.by_task)
+    async with asyncio.timeout(NEVER_S):
+        run = await studio.resume(run_id)
+    _check(run)
+    assert dict(ollama.by_task - before) == {SCHEMAS[name]: 1 for name in NODES - finished}
+    return run
+
+
+def is_free(studio: Sparklio, run_id: str) -> bool:
+    """Whether nobody holds the run's lock."""
+    with studio.runs.store.lock(run_id):
+        return True
+
+
+def routed(folder: Path, **changes: Any) -> Path:
+    """A routing file with the packaged one's content and ``changes``, which may be functions of it."""
+    content = yaml.safe_load(DEFAULT_CONFIG.read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        content[key] = value(content[key])
+    path = folder / "provider_config.yaml"
+    path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    return path
+
+
+def one_image_route(routing: dict[str, Any]) -> dict[str, Any]:
+    """For :func:`routed`: the rule of product shots alone, so that a failure has nowhere else to go."""
+    return {"image": [rule for rule in routing["image"] if rule.get("kind") == ["product_shot"]]}
+
+
+@asynccontextmanager
+async def nothing_left(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> AsyncGenerator[None, None]:
+    """After the block there are no more tasks, threads and connections than before it."""
+    tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+    yield
+    await comfyui.until(lambda: asyncio.all_tasks() <= tasks, timeout_s=2.0)
+    await comfyui.until(lambda: comfyui.open_connections == ollama.open_connections == ollama.active == 0)
+    await asyncio.get_running_loop().shutdown_default_executor()  # its idle threads are the loop's own
+    assert set(threading.enumerate()) <= threads
+
+
+def _inputs(wishes: dict[str, Any]) -> dict[str, Any]:
+    return {"brand": BRAND, "product": PRODUCT, **wishes}
+
+
+def _check(run: Run) -> None:
+    assert set(run.result["meta"]["nodes"]) == NODES
+    assert all(run.result[key] for key in ("brand_summary", "brief", "sections", "copy", "image", "review"))
+    assert Path(run.page_path).is_file()

@@ -1,0 +1,300 @@
+"""What LangGraph does to others, and not to a run: each row of the table in whole runs on real checkpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sqlite3
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sparklio
+from graph.checkpoints import open_checkpointer
+from graph.state import OUTPUT_KEYS, PageState
+from providers.errors import AttemptTimeoutError, JobError, RejectedError, StorageError
+from providers.media.comfyui import ComfyUIProvider
+from providers.media.comfyui.watch import Patience
+from routing import attempts
+from sparklio import Sparklio
+from tests.conftest import BRAND, PRODUCT
+from tests.faults import NODES, SCHEMAS, failure, going_on, one_image_route, routed, whole_run
+from tests.standins import comfyui as comfy
+from tests.standins.comfyui import ComfyUIStandIn
+from tests.standins.ollama import Fault, OllamaStandIn
+
+pytestmark = pytest.mark.usefixtures("live")
+
+ROOT = Path(__file__).parent.parent
+BIGGEST_CHECKPOINT = 32_000
+BIGGEST_DATABASE = 2_000_000
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, comfyui: ComfyUIStandIn) -> None:
+    monkeypatch.setattr(attempts, "_BACKOFF", lambda state: 0)
+    monkeypatch.setattr(ComfyUIProvider, "patience", Patience(poll_s=0.03))
+    comfyui.previews = False
+
+
+# a failing node beside a running image
+
+
+@pytest.mark.parametrize("agent", ["copywriter", "reviewer"])
+@pytest.mark.parametrize("finished", [True, False], ids=["finished meanwhile", "still running"])
+async def test_an_image_goes_on_beside_a_failure_and_is_found_again(
+    ollama: OllamaStandIn, comfyui: ComfyUIStandIn, monkeypatch: pytest.MonkeyPatch, agent: str, finished: bool
+) -> None:
+    words = [{"prompt": f"earbuds, take {n}", "negative_prompt": "text"} for n in (1, 2)]
+    ollama.answers_for["ImagePrompt"].extend(words)  # a model never writes the same twice
+    ollama.fail(Fault.HANG, task=SCHEMAS[agent])  # long enough for the image to begin
+    monkeypatch.setenv("OLLAMA_TIMEOUT", "0.9")
+    comfyui.hold()
+    async with Sparklio() as studio:
+        failed = await failure(studio, AttemptTimeoutError)
+    assert failed.finished == {"brand", "brief", "strategist", "copywriter"} - {agent}
+    [job] = comfyui.accepted
+    assert comfyui.running == job
+    if finished:
+        comfyui.release()
+        await comfyui.until(lambda: job in comfyui.finished)
+    monkeypatch.delenv("OLLAMA_TIMEOUT")
+    async with Sparklio() as studio:
+        going = asyncio.create_task(going_on(studio, ollama, failed.finished))
+        if not finished:
+            await comfyui.until(lambda: Counter(path for _, path in comfyui.requests)["/ws"] == 2, timeout_s=20)
+            comfyui.release()
+        run = await going
+    assert len(comfyui.prompts) == 1
+    assert (comfyui.interrupts, comfyui.deleted) == ([], [])
+    assert run.result["image"]["prompt_used"] == "earbuds, take 1"
+    assert run.result["image"]["seed"] == comfyui.prompts[0]["prompt"]["3"]["inputs"]["seed"]
+
+
+async def test_a_killed_process_leaves_a_run_that_goes_on(
+    ollama: OllamaStandIn, comfyui: ComfyUIStandIn, tmp_path: Path
+) -> None:
+    comfyui.hold()
+    code = f"import sparklio; sparklio.run(brand={BRAND!r}, product={PRODUCT!r}, run_id='page')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=tmp_path, env=environment)
+    try:
+        await comfyui.until(lambda: comfyui.running and ollama.by_task["StyleReview"], timeout_s=30)
+        await asyncio.sleep(0.3)  # the last checkpoint is written in the background
+    finally:
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+    async with Sparklio() as studio:
+        assert studio.runs.store.load("page").status == "interrupted"
+        comfyui.release()
+        await going_on(studio, ollama, NODES - {"vision"})
+    assert len(comfyui.prompts) == 1
+
+
+# the checkpoints
+
+
+class Foreign:
+    """A type that no checkpoint may bring back to life."""
+
+    revived = 0
+
+    def __init__(self, word: str) -> None:
+        type(self).revived += 1
+        self.word = word
+
+    def __reduce__(self) -> tuple[type[Foreign], tuple[str]]:
+        return Foreign, (self.word,)
+
+
+async def test_foreign_types_are_not_revived(ollama: OllamaStandIn) -> None:
+    async with Sparklio() as studio:
+        await whole_run(studio)
+        serde = studio.runs._checkpointer.serde
+        with pytest.raises(TypeError):
+            serde.dumps_typed(Foreign("x"))
+        before = Foreign.revived
+        planted = _constructor_call(__name__, "Foreign", ("x",))
+        assert not isinstance(serde.loads_typed(("msgpack", planted)), Foreign)
+        with pytest.raises(Exception, match="pickle"):
+            serde.loads_typed(("pickle", b"\x80\x04."))
+    assert Foreign.revived == before
+
+
+def _constructor_call(module: str, name: str, arguments: tuple[Any, ...]) -> bytes:
+    """LangGraph's msgpack for "call this class with these arguments"."""
+    import ormsgpack
+    from langgraph.checkpoint.serde.jsonplus import EXT_CONSTRUCTOR_POS_ARGS
+
+    return ormsgpack.packb(
+        ormsgpack.Ext(EXT_CONSTRUCTOR_POS_ARGS, ormsgpack.packb((module, name, list(arguments)))),
+    )
+
+
+async def test_the_state_is_plain_json_and_small(ollama: OllamaStandIn) -> None:
+    ollama.fail(Fault.STATUS_400, task="StyleReview")
+    async with Sparklio() as studio:
+        await failure(studio, RejectedError)
+        await studio.resume("page")
+        await studio.rerun("page", start_at="copywriter")
+        checkpointer = studio.runs._checkpointer
+        for run_id in ("page", "page.2"):
+            stored = [item async for item in checkpointer.alist({"configurable": {"thread_id": run_id}})]
+            assert len(stored) >= 4
+            for item in stored:
+                values = item.checkpoint["channel_values"]
+                text = json.dumps(values, ensure_ascii=False)
+                assert json.loads(text) == values
+                assert len(text.encode()) < BIGGEST_CHECKPOINT
+    database = sqlite3.connect(studio.settings.home / "checkpoints.sqlite")
+    for table, column in (("checkpoints", "checkpoint"), ("writes", "value")):
+        for kind, blob in database.execute(f"select type, {column} from {table}"):
+            assert kind in ("msgpack", "null", "empty", "json")
+            assert b"PNG\r\n" not in blob
+            assert b"iVBORw0KGgo" not in blob
+    database.close()
+    assert (studio.settings.home / "checkpoints.sqlite").stat().st_size < BIGGEST_DATABASE
+
+
+async def test_what_the_agents_return_stands_in_the_state(ollama: OllamaStandIn) -> None:
+    answer = {"target": "통근자", "positioning": "조용한 출근길", "key_messages": ["가", "나", "다"], "mood": "슬픔"}
+    ollama.answers_for["MarketingBrief"].append(answer)
+    async with Sparklio() as studio:
+        run = await whole_run(studio)
+        points = await studio.history("page")
+    assert set(OUTPUT_KEYS) <= set(run.state) <= set(PageState.__annotations__)
+    assert [call["node"] for call in run.state["calls"][:3]] == ["brand", "brief", "strategist"]
+    assert {call["node"] for call in run.state["calls"]} == NODES
+    assert run.state["brief"]["positioning"] == "조용한 출근길"
+    assert points[-1].values.keys() == run.state.keys() - {"calls"}
+
+
+async def test_two_studios_on_one_home_run_five_each_at_once(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
+    async with Sparklio() as one, Sparklio() as two:
+        runs = await asyncio.gather(
+            *(whole_run(studio, run_id=f"{name}-{n}") for name, studio in (("a", one), ("b", two)) for n in range(5))
+        )
+        both = [{record.run_id for record in studio.runs.store.all()} for studio in (one, two)]
+    assert both[0] == both[1] == {run.id for run in runs}
+    assert len({run.result["image"]["seed"] for run in runs}) == 10
+    assert set(ollama.by_task.values()) == {10}
+    assert len(comfyui.executed) == 10
+
+
+async def test_a_database_that_is_locked_for_a_while_is_waited_for(ollama: OllamaStandIn) -> None:
+    async with Sparklio() as studio:
+        await whole_run(studio, run_id="first")
+        other = sqlite3.connect(studio.settings.home / "checkpoints.sqlite", isolation_level=None)
+        other.execute("begin immediate")
+        run = asyncio.create_task(whole_run(studio))
+        await asyncio.sleep(0.3)
+        assert not run.done()
+        other.execute("commit")
+        other.close()
+        await run
+
+
+async def test_a_database_that_is_lost_is_one_typed_error(ollama: OllamaStandIn) -> None:
+    async with Sparklio() as studio:
+        await whole_run(studio)
+        home = studio.settings.home
+    for path in home.glob("checkpoints.sqlite*"):
+        path.unlink()
+    (home / "checkpoints.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 10)
+    with pytest.raises(StorageError) as caught:
+        async with Sparklio():
+            pass
+    assert caught.value.hint
+
+
+# event loops
+
+
+def test_several_loops_one_after_another(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
+    async def first() -> None:
+        async with Sparklio() as studio:
+            await failure(studio, RejectedError)
+
+    async def second() -> None:
+        async with Sparklio() as studio:
+            await going_on(studio, ollama, {"brand", "brief"})
+
+    ollama.fail(Fault.STATUS_400, task="ContentPlan")
+    asyncio.run(first())
+    asyncio.run(second())
+    third = sparklio.run(brand=BRAND, product=PRODUCT, run_id="other")
+    fourth = sparklio.run(brand=BRAND, product=PRODUCT, run_id="more")
+    assert third.id != fourth.id
+    assert len(comfyui.executed) == 3
+    assert comfyui.open_connections == ollama.open_connections == 0
+
+
+# families
+
+
+async def test_a_family_with_a_failed_member(ollama: OllamaStandIn, comfyui: ComfyUIStandIn, tmp_path: Path) -> None:
+    config = routed(tmp_path, media_routing=one_image_route)
+    async with Sparklio(config=config) as studio:
+        await whole_run(studio)
+        comfyui.inject(comfy.Fault.EXECUTION_ERROR)
+        with pytest.raises(JobError) as caught:
+            await studio.rerun("page", start_at="vision")
+        assert caught.value.run_id == "page.2"
+        ollama.forget()
+
+        beside = await studio.rerun("page", start_at="copywriter")
+        assert beside.id == "page.3"
+        assert dict(ollama.by_task) == {"ProductDetail": 1, "StyleReview": 1}
+
+        jobs = len(comfyui.prompts)
+        resumed = await studio.resume("page.2")
+        assert (len(comfyui.prompts) - jobs, ollama.by_task["BrandSummary"]) == (1, 0)
+        assert dict(ollama.by_task) == {"ProductDetail": 1, "StyleReview": 1, "ImagePrompt": 1}
+        assert resumed.result["image"]["seed"] != beside.result["image"]["seed"]
+
+        grandchild = await studio.rerun("page.2", start_at="reviewer")
+        assert grandchild.result["image"] | {"url": ""} == resumed.result["image"] | {"url": ""}
+        assert {point.run_id for point in await studio.history("page.3")} == {"page", "page.2", "page.3", "page.4"}
+
+
+async def test_a_failed_run_has_reruns_of_what_it_has(ollama: OllamaStandIn) -> None:
+    ollama.fail_always(Fault.STATUS_400, task="ProductDetail")
+    async with Sparklio() as studio:
+        await failure(studio, RejectedError)
+        ollama.fail_always(None)
+        ollama.forget()
+        again = await studio.rerun("page", start_at="strategist", changes={"brief.target": "캠핑족"})
+        assert ollama.by_task["BrandSummary"] == ollama.by_task["MarketingBrief"] == 0
+        assert again.result["brief"]["target"] == "캠핑족"
+        await going_on(studio, ollama, {"brand", "brief", "strategist"} | _image_of(studio, await _done(studio)))
+
+
+async def _done(studio: Sparklio) -> list[str]:
+    return await studio.runs._done(studio.runs.store.load("page"))
+
+
+def _image_of(studio: Sparklio, done: list[str]) -> set[str]:
+    """Vision may have come to its end beside the failure, or may not."""
+    return {"vision"} & set(done)
+
+
+@pytest.mark.parametrize("n", range(0, 40, 2))
+async def test_closing_in_the_middle_of_a_write_leaves_no_lock(tmp_path: Path, n: int) -> None:
+    path = tmp_path / "checkpoints.sqlite"
+    async with open_checkpointer(path) as saver:
+        config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "", "checkpoint_id": "1"}}
+        writing = asyncio.ensure_future(saver.aput_writes(config, [("brand", "x")], "task"))
+        await asyncio.sleep(n * 0.00005)
+    await asyncio.wait({writing})
+    if not writing.cancelled():
+        writing.exception()  # a write that came too late is refused
+    other = sqlite3.connect(path, timeout=0.1, isolation_level=None)
+    try:
+        other.execute("begin immediate")
+    finally:
+        other.close()
