@@ -64,7 +64,8 @@ class _Book:
 def observed(name: str, agent: _AgentModule) -> Node:
     """The agent's function, writing its events to LangGraph's custom stream and its :class:`NodeCall` to the state.
 
-    Events here are ``{type, node, data}``; :mod:`graph.runs` numbers and dates them.
+    Events here are ``{type, node, data}``; :mod:`graph.runs` numbers and dates them. That an agent is finished is not
+    said here: it is so only when LangGraph has taken its result.
     """
     node: Node = getattr(agent, name)
 
@@ -94,16 +95,15 @@ def observed(name: str, agent: _AgentModule) -> Node:
         except BaseException as exc:
             emit("node_failed", describe(exc))
             raise
-        call = _record(name, agent, book, round((time.perf_counter() - started) * 1000))
-        emit("node_finished", {**call, "checkpoint_id": _checkpoint_id(runtime)})
-        return {**update, "calls": [call]}
+        ms = round((time.perf_counter() - started) * 1000)
+        return {**update, "calls": [_record(name, agent, book, ms, _checkpoint_id(runtime))]}
 
     run.__name__ = name
     run.__doc__ = node.__doc__
     return run
 
 
-def _record(name: str, agent: _AgentModule, book: _Book, ms: int) -> NodeCall:
+def _record(name: str, agent: _AgentModule, book: _Book, ms: int, checkpoint_id: str | None) -> NodeCall:
     """Provider and model are those of the agent's chat call; usage and attempts cover all its calls."""
     main = book.chats[-1]
     return NodeCall(
@@ -116,6 +116,7 @@ def _record(name: str, agent: _AgentModule, book: _Book, ms: int) -> NodeCall:
         usage=sum((answer.usage for answer in book.chats), Usage()).model_dump(),
         attempts=book.attempts,
         cached=False,
+        checkpoint_id=checkpoint_id,
         degraded=any(answer.meta.provider.get("degraded", False) for answer in book.chats),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -324,11 +324,17 @@ class Runs:
 
         async def work() -> None:
             stream = self.graph.astream(
-                graph_input, config, context=context, stream_mode="custom", subgraphs=True, durability="async"
+                graph_input,
+                config,
+                context=context,
+                stream_mode=["custom", "tasks"],
+                subgraphs=True,
+                durability="async",
             )
             try:
-                async for _, event in stream:
-                    heard.put_nowait(cast("dict[str, Any]", event))
+                async for _, mode, data in cast("AsyncIterator[tuple[Any, str, dict[str, Any]]]", stream):
+                    if event := data if mode == "custom" else _finished(data):
+                        heard.put_nowait(event)
             finally:
                 heard.put_nowait(None)
 
@@ -385,6 +391,14 @@ class Runs:
 
 
 _NOTHING_TO_RUN = object()
+
+
+def _finished(task: dict[str, Any]) -> dict[str, Any] | None:
+    """The event of an agent whose result LangGraph has taken; None for all else that it tells of tasks."""
+    calls = (task.get("result") or {}).get("calls")
+    return (
+        {"type": "node_finished", "node": task["name"], "data": calls[-1]} if task["name"] in NODES and calls else None
+    )
 
 
 async def _ended(working: asyncio.Task[None]) -> None:

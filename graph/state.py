@@ -15,8 +15,8 @@ __all__ = ["OUTPUT_KEYS", "CopyDeskInput", "CopyDeskOutput", "CopyDeskState", "N
 class NodeCall(TypedDict):
     """What one execution of an agent cost.
 
-    ``ms`` is wall time; ``cached`` marks what a rerun kept from its parent, ``degraded`` a model that runs partly on
-    the CPU, where the provider tells.
+    ``checkpoint_id`` names the checkpoint that the agent ran from. ``ms`` is wall time. ``cached`` marks what a rerun
+    kept from its parent, ``degraded`` a model that runs partly on the CPU, where the provider tells.
     """
 
     node: str
@@ -29,6 +29,7 @@ class NodeCall(TypedDict):
     attempts: int
     cached: bool
     degraded: bool
+    checkpoint_id: str | None
 
 
 Calls = Annotated[list[NodeCall], operator.add]
