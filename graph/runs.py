@@ -396,9 +396,9 @@ _NOTHING_TO_RUN = object()
 def _finished(task: dict[str, Any]) -> dict[str, Any] | None:
     """The event of an agent whose result LangGraph has taken; None for all else that it tells of tasks."""
     calls = (task.get("result") or {}).get("calls")
-    return (
-        {"type": "node_finished", "node": task["name"], "data": calls[-1]} if task["name"] in NODES and calls else None
-    )
+    if task["name"] not in NODES or not calls:
+        return None
+    return {"type": "node_finished", "node": task["name"], "data": calls[-1]}
 
 
 async def _ended(working: asyncio.Task[None]) -> None:
