@@ -130,6 +130,7 @@ class ImageRequest(BaseModel):
     prompt: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=8000)]
     brand: dict[str, Any] = Field(default_factory=dict)
     options: ImageOptions = ImageOptions()
+    job: Literal[False] = Field(default=False, description="in process a caller awaits; jobs belong to the HTTP face")
 
 
 class Image(BaseModel):

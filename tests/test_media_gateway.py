@@ -62,7 +62,8 @@ def _gateway(backend: ScriptedImages, tmp_path: Path) -> MediaGateway:
 async def test_answer_has_the_contract_s_fields_and_its_url_opens(tmp_path: Path) -> None:
     gateway = _gateway(ScriptedImages(), tmp_path)
     heard: list[Progress] = []
-    answer = await gateway.generate_image(ImageRequest(kind="hero", prompt="p"), heard.append)
+    request = ImageRequest.model_validate({"provider": "auto", "kind": "hero", "prompt": "p", "job": False})
+    answer = await gateway.generate_image(request, heard.append)
     body = answer.model_dump()
     assert set(body) == {"provider", "images", "meta"}
     assert set(body["images"][0]) == {"id", "url", "width", "height", "seed", "meta"}
