@@ -24,6 +24,7 @@ import struct
 import sys
 import uuid
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -37,7 +38,7 @@ TICK_S = 0.001
 WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.Protocol, ABC):
     """One keep-alive HTTP connection; clients do not pipeline."""
 
     def __init__(self) -> None:
@@ -68,8 +69,9 @@ class _Connection(asyncio.Protocol):
         method, target, _ = first.split(" ")
         self.serve(method, target, headers, body)
 
+    @abstractmethod
     def serve(self, method: str, target: str, headers: dict[str, str], body: bytes) -> None:
-        raise NotImplementedError
+        """Answer one request."""
 
     def answer(self, body: bytes, content_type: str = "application/json", status: str = "200 OK") -> None:
         head = f"HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {len(body)}\r\n\r\n"

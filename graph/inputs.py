@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from graph.state import PageInput
 from providers.errors import InputError, nearest
 from routing.contracts import AspectRatio, Language, Seed, Word, WorkflowId
-from routing.yaml_text import YamlTextError, parse_yaml
+from routing.yaml_text import read_mapping
 
 __all__ = ["BrandForm", "ImageForm", "ProductForm", "RunInput", "load_input"]
 
@@ -116,33 +116,19 @@ def load_input(path: Path) -> RunInput:
     Raises:
         InputError: no such file, not YAML, not a mapping, a wrong key or value, a material that may not be read.
     """
-    data = _read_mapping(path)
+    data = read_mapping(
+        path,
+        InputError,
+        holds="the keys brand and product",
+        hint="`sparklio init` writes an example",
+        max_bytes=MAX_FILE_BYTES,
+        as_written=True,
+    )
     brand = data.get("brand")
     if isinstance(brand, dict) and isinstance(brand.get("uploaded_materials"), list):
         materials = _read_materials(brand["uploaded_materials"], path.resolve().parent)
         data = {**data, "brand": {**brand, "uploaded_materials": materials}}
     return RunInput.parse(data, source=path.name)
-
-
-def _read_mapping(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes", hint="move long texts to materials")
-        data = parse_yaml(path.read_text(encoding="utf-8"), as_written=True)
-    except OSError as exc:
-        raise InputError(
-            f"cannot read input file {path}: {exc.strerror or exc}", hint="`sparklio init` writes an example"
-        ) from exc
-    except UnicodeDecodeError as exc:
-        raise InputError(f"{path} is not UTF-8 text", hint="give a YAML file, saved as UTF-8") from exc
-    except YamlTextError as exc:
-        raise InputError(f"{path} is not valid YAML: {exc}", hint="mend the line that it names") from exc
-    if not isinstance(data, dict):
-        raise InputError(
-            f"{path} must be a mapping with the keys brand and product",
-            hint="`sparklio init` writes an example",
-        )
-    return data
 
 
 def _read_materials(items: list[Any], folder: Path) -> list[Any]:

@@ -77,7 +77,8 @@ def plan_rerun(start_at: str | None, changes: Mapping[str, Any]) -> RerunPlan:
         UsageError: neither is given, or a rerun node would overwrite a change.
         UnknownNameError: there is no such node.
     """
-    if "image" in {path.split(".", 1)[0] for path in changes}:
+    edited = _edited(changes)
+    if "image" in edited:
         raise UsageError(
             "an image cannot be set", hint="change image_input (kind, aspect_ratio, workflow, seed) instead"
         )
@@ -88,7 +89,6 @@ def plan_rerun(start_at: str | None, changes: Mapping[str, Any]) -> RerunPlan:
             "a rerun needs a node to start from, or a change",
             hint=f"--from NODE ({', '.join(NODES)}) or --set path=value",
         )
-    edited = {path.split(".", 1)[0] for path in changes}
     first = {start_at} if start_at else {name for name in NODES if READS[name] & edited}
     nodes = _with_downstream(first)
     overwritten = edited & {key for name in nodes for key in WRITES[name]}
@@ -99,6 +99,11 @@ def plan_rerun(start_at: str | None, changes: Mapping[str, Any]) -> RerunPlan:
             hint="start further down with --from, or make the two changes in two reruns",
         )
     return RerunPlan(tuple(name for name in NODES if name in nodes))
+
+
+def _edited(changes: Iterable[str]) -> set[str]:
+    """The state keys in which the dotted paths lie."""
+    return {path.split(".", 1)[0] for path in changes}
 
 
 def _with_downstream(first: Iterable[str]) -> set[str]:
@@ -139,7 +144,7 @@ def apply_changes(state: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     changed: dict[str, Any] = deepcopy(dict(state))
     for path, value in changes.items():
         _set(changed, path.split("."), value, path)
-    for key in {path.split(".", 1)[0] for path in changes}:
+    for key in _edited(changes):
         changed[key] = _checked(key, changed)
     return changed
 

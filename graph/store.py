@@ -204,7 +204,7 @@ class RunStore:
         Raises:
             RunBusyError: another process holds it.
         """
-        lock = self._lock(run_id)
+        lock = FileLock(self.folder(run_id) / "lock", thread_local=False)
         try:
             lock.acquire(blocking=False)
         except Timeout as exc:
@@ -221,16 +221,11 @@ class RunStore:
             lock.release()
 
     def _is_locked(self, run_id: str) -> bool:
-        lock = self._lock(run_id)
         try:
-            lock.acquire(blocking=False)
-        except Timeout:
+            with self.lock(run_id):
+                return False
+        except RunBusyError:
             return True
-        lock.release()
-        return False
-
-    def _lock(self, run_id: str) -> FileLock:
-        return FileLock(self.folder(run_id) / "lock", thread_local=False)
 
     def _file(self, run_id: str) -> Path:
         return self.folder(run_id) / "run.json"

@@ -47,9 +47,6 @@ class ImageStore:
                     return path
         raise UnknownNameError("image", image_id, (), hint="image ids stand in result.json under image.image_id")
 
-    def media_type(self, image_id: str) -> str:
-        return MEDIA_TYPES[self.path(image_id).suffix]
-
     def url(self, image_id: str) -> str:
         """The file's URL on this machine."""
         return self.path(image_id).as_uri()

@@ -5,7 +5,6 @@ Every error names the file, the key and the remedy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -16,7 +15,7 @@ from providers.errors import ConfigError, UnknownNameError, nearest
 from providers.registry import Family, known_providers
 from routing.contracts import Stage
 from routing.tasks import ROLES
-from routing.yaml_text import YamlTextError, parse_yaml
+from routing.yaml_text import read_mapping
 
 __all__ = ["ImageRule", "LLMRule", "ProviderConfigFile", "load_provider_config"]
 
@@ -97,7 +96,9 @@ def load_provider_config(path: Path) -> ProviderConfigFile:
     Raises:
         ConfigError: it cannot be read, is not YAML, or a key or value is wrong.
     """
-    raw = _read_yaml(path)
+    raw = read_mapping(
+        path, ConfigError, holds="the key 'providers'", hint="set SPARKLIO_CONFIG to a file, or run `sparklio init`"
+    )
     try:
         config = ProviderConfigFile.model_validate(raw)
     except ValidationError as exc:
@@ -105,22 +106,6 @@ def load_provider_config(path: Path) -> ProviderConfigFile:
         raise _explain(path, first) from exc
     _check_names(path, config)
     return config
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
-    try:
-        raw = parse_yaml(path.read_text(encoding="utf-8"))
-    except OSError as exc:
-        raise ConfigError(
-            f"cannot read {path}: {exc.strerror or exc}", hint="set SPARKLIO_CONFIG to a file, or run `sparklio init`"
-        ) from exc
-    except UnicodeDecodeError as exc:
-        raise ConfigError(f"{path} is not UTF-8 text", hint="save it as UTF-8") from exc
-    except YamlTextError as exc:
-        raise ConfigError(f"{path} is not valid YAML: {exc}", hint="mend the line that it names") from exc
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must be a mapping with the key 'providers'", hint="see `sparklio init` for one")
-    return raw
 
 
 def _explain(path: Path, error: ErrorDetails) -> ConfigError:

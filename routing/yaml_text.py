@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["YamlTextError", "parse_yaml"]
+from providers.errors import UsageError
+
+__all__ = ["YamlTextError", "parse_yaml", "read_mapping"]
 
 
 class YamlTextError(ValueError):
@@ -46,3 +49,37 @@ def parse_yaml(text: str, *, as_written: bool = False) -> Any:
         raise YamlTextError(" ".join(str(exc).split())[:400]) from exc
     except RecursionError as exc:
         raise YamlTextError("nested too deeply") from exc
+
+
+def read_mapping(
+    path: Path,
+    error: type[UsageError],
+    *,
+    holds: str,
+    hint: str,
+    max_bytes: int | None = None,
+    as_written: bool = False,
+) -> dict[str, Any]:
+    """The mapping in the YAML file at ``path``.
+
+    Args:
+        path: the file.
+        error: what is raised where it cannot be read, is no UTF-8 text, no YAML or no mapping.
+        holds: what the mapping must hold, for the message, e.g. ``"the key 'providers'"``.
+        hint: what to do where there is no such file, or another kind of value in it.
+        max_bytes: bound on the file's size.
+        as_written: as in :func:`parse_yaml`.
+    """
+    try:
+        if max_bytes is not None and path.stat().st_size > max_bytes:
+            raise error(f"{path} is larger than {max_bytes:,} bytes", hint="shorten it")
+        value = parse_yaml(path.read_text(encoding="utf-8"), as_written=as_written)
+    except OSError as exc:
+        raise error(f"cannot read {path}: {exc.strerror or exc}", hint=hint) from exc
+    except UnicodeDecodeError as exc:
+        raise error(f"{path} is not UTF-8 text", hint="give a YAML file, saved as UTF-8") from exc
+    except YamlTextError as exc:
+        raise error(f"{path} is not valid YAML: {exc}", hint="mend the line that it names") from exc
+    if not isinstance(value, dict):
+        raise error(f"{path} must be a mapping with {holds}", hint=hint)
+    return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -162,7 +163,7 @@ def history(run_id: RunId, as_json: AsJson = False) -> None:
                 for point in await studio.history(run_id)
             ]
 
-    points = terminal.wait_for(read())
+    points = asyncio.run(read())
     if as_json:
         terminal.print_json({"run_id": run_id, "family": family, "points": points})
     else:
@@ -175,9 +176,10 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
     from sparklio.publish import read_result
     from sparklio.tables import run_summary
 
-    record = _store().load(run_id)
+    store = _store()
+    record = store.load(run_id)
     try:
-        result = read_result(_store(), run_id)
+        result = read_result(store, run_id)
     except FileNotFoundError:
         result = None
     body = {**record.summary(), "nodes": record.nodes, "error": record.error, "result": result}

@@ -8,10 +8,10 @@ import logging
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -32,11 +32,9 @@ __all__ = [
     "print_json",
     "say",
     "show",
-    "wait_for",
     "warn",
 ]
 
-T = TypeVar("T")
 INTERRUPTED = 130
 
 
@@ -94,10 +92,6 @@ def print_error(error: BaseException, *, as_json: bool) -> None:
         typer.echo(f"hint: {printable(body['hint'])}", err=True)
     if body.get("run_id"):
         typer.echo(f"then: sparklio resume {body['run_id']}", err=True)
-
-
-def wait_for(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
 
 
 def drive(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from routing.mock.korean_features import FEATURES, SCENES
 from routing.mock.korean_tasks import PHRASES as TASK_PHRASES
-from routing.mock.pen import Book
+from routing.mock.pen import Book, by_domain
 
 __all__ = ["KOREAN"]
 
@@ -205,12 +205,7 @@ _TONE = {
 KOREAN = Book(
     language="ko",
     phrases=dict(TASK_PHRASES)
-    | {f"scene.{domain}": (scene,) for domain, scene in _SCENE_BY_DOMAIN.items()}
-    | {f"opening.{domain}": (opening,) for domain, opening in _OPENING.items()}
-    | {f"hook.{domain}": (hook,) for domain, hook in _HOOK.items()}
-    | {f"usage.{domain}": usage for domain, usage in _USAGE.items()}
-    | {f"values.{domain}": values for domain, values in _VALUES.items()}
-    | {f"tone.{domain}": (tone,) for domain, tone in _TONE.items()},
+    | by_domain(scene=_SCENE_BY_DOMAIN, opening=_OPENING, hook=_HOOK, usage=_USAGE, values=_VALUES, tone=_TONE),
     features=FEATURES,
     scenes=SCENES,
 )

@@ -20,6 +20,15 @@ Rules = tuple["Rule", ...]
 _FREE = re.compile(r"배송(?:비|료)|배달비|shipping|delivery", re.IGNORECASE)
 
 
+def by_domain(**kinds: Mapping[str, str | tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Phrases by ``kind.domain``, from a table for each kind; a single phrase is a choice of one."""
+    return {
+        f"{kind}.{domain}": (said,) if isinstance(said, str) else said
+        for kind, table in kinds.items()
+        for domain, said in table.items()
+    }
+
+
 @dataclass(frozen=True)
 class Book:
     """A language's phrases.
