@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from providers.errors import describe
-from routing.logs import LOGGERS, MaskingFormatter
+from routing.logs import LOGGERS, MaskingFormatter, mask_secrets
 from sparklio.plain_text import printable
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ INTERRUPTED = 130
 class _Flags:
     debug: bool = False
     verbose: bool = False
+    secrets: tuple[str, ...] = ()
 
 
 _flags = _Flags()
@@ -50,13 +51,17 @@ _flags = _Flags()
 def configure(*, debug: bool, verbose: bool) -> None:
     """Keep the flags, and hear the logs only where ``-v`` asks for them."""
     _flags.debug, _flags.verbose = debug, verbose
-    log_to_stderr(())
+    keep_secret(())
 
 
-def log_to_stderr(secrets: Iterable[str]) -> None:
-    """With ``-v`` our logs go to stderr, secrets masked; without it nowhere but into the runs' own files."""
+def keep_secret(secrets: Iterable[str]) -> None:
+    """Mask these in what goes to stderr: the trace of ``--debug``, and with ``-v`` our logs.
+
+    Without ``-v`` the logs go nowhere but into the runs' own files.
+    """
+    _flags.secrets = tuple(secrets)
     handler: logging.Handler = logging.StreamHandler(sys.stderr) if _flags.verbose else logging.NullHandler()
-    handler.setFormatter(MaskingFormatter(secrets))
+    handler.setFormatter(MaskingFormatter(_flags.secrets))
     for name in LOGGERS:
         logging.getLogger(name).handlers = [handler]
 
@@ -82,7 +87,8 @@ def print_json(body: Any) -> None:
 def print_error(error: BaseException, *, as_json: bool) -> None:
     """One sentence and a hint on stderr, or the error object; with ``--debug`` the trace before it."""
     if _flags.debug:
-        traceback.print_exception(error)
+        trace = "".join(traceback.format_exception(error))
+        typer.echo(mask_secrets(trace, _flags.secrets), err=True, nl=False)
     body = describe(error)
     if as_json:
         typer.echo(json.dumps({"error": body}, ensure_ascii=False), err=True)
@@ -102,7 +108,7 @@ def drive(
     plain: bool,
 ) -> None:
     """Run what ``book`` books, showing it as it goes, then print the result or where it is."""
-    log_to_stderr(studio.settings.secrets)
+    keep_secret(studio.settings.secrets)
     warn(studio.settings.warnings)
     booked: list[str] = []
     try:

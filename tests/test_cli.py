@@ -19,6 +19,7 @@ import pytest
 import respx
 import yaml
 
+from sparklio import terminal
 from sparklio.cli import main
 from tests.conftest import BRAND, PRODUCT
 from tests.standins.comfyui import ComfyUIStandIn
@@ -289,6 +290,20 @@ def test_a_key_that_the_server_repeats_is_shown_nowhere(sparklio: Shell, tmp_pat
     written = [path.read_text(encoding="utf-8") for path in (tmp_path / ".sparklio" / "runs" / "page").glob("run.*")]
     assert len(written) == 2
     assert not [text for text in (done.stdout, done.stderr, *written) if key in text]
+
+
+def test_the_trace_of_debug_masks_keys(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.configure(debug=True, verbose=False)
+    terminal.keep_secret(("key-that-nobody-may-see",))
+    try:
+        raise RuntimeError("no access with key-that-nobody-may-see")
+    except RuntimeError as error:
+        terminal.print_error(error, as_json=False)
+    finally:
+        terminal.configure(debug=False, verbose=False)
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "RuntimeError: no access with ***" in shown
 
 
 def test_wrong_config_is_exit_2(sparklio: Shell, tmp_path: Path) -> None:
