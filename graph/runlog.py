@@ -15,15 +15,37 @@ from routing.logs import LOGGERS, MaskingFormatter
 __all__ = ["run_log"]
 
 
-class _OfRun(logging.Filter):
-    """Lines of one run: said by its driver (``extra={"run_id": ...}``) or from inside one of its nodes."""
+class _ByRun(logging.Handler):
+    """Hands each line to its run's file: said by the run's driver (``extra={"run_id": ...}``) or inside its nodes.
 
-    def __init__(self, run_id: str) -> None:
+    One for all runs: with a handler each, every line of a hundred runs at once would be looked at a hundred times.
+    """
+
+    def __init__(self) -> None:
         super().__init__()
-        self._run_id = run_id
+        self._files: dict[str, list[logging.Handler]] = {}
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        return getattr(record, "run_id", None) == self._run_id or _current_run() == self._run_id
+    def emit(self, record: logging.LogRecord) -> None:
+        run_id = getattr(record, "run_id", None) or _current_run()
+        for file in self._files.get(str(run_id), ()):
+            file.handle(record)
+
+    def open(self, run_id: str, file: logging.Handler) -> None:
+        if not self._files:
+            for name in LOGGERS:
+                logging.getLogger(name).addHandler(self)
+        self._files.setdefault(run_id, []).append(file)
+
+    def shut(self, run_id: str, file: logging.Handler) -> None:
+        self._files[run_id].remove(file)
+        if not self._files[run_id]:
+            del self._files[run_id]
+        if not self._files:
+            for name in LOGGERS:
+                logging.getLogger(name).removeHandler(self)
+
+
+_by_run = _ByRun()
 
 
 @contextmanager
@@ -40,16 +62,13 @@ def run_log(path: Path, run_id: str, secrets: Iterable[str]) -> Iterator[None]:
             f"cannot write {path}: {exc.strerror or exc}", hint="make the folder writable, or set SPARKLIO_HOME"
         ) from exc
     handler.setFormatter(MaskingFormatter(secrets))
-    handler.addFilter(_OfRun(run_id))
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.INFO)
+    _by_run.open(run_id, handler)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.removeHandler(handler)
+        _by_run.shut(run_id, handler)
         handler.close()
 
 

@@ -31,7 +31,7 @@ from routing.router import ImageRoute, LLMRoute
 __all__ = ["MockImages", "MockLLM"]
 
 _OUTPUT_TYPES: Mapping[str, OutputType] = {"chat": "text", "json": "json", "tools": "tools"}
-_PIECES = re.compile(r"\S*\s*")
+_PIECES = re.compile(r".{1,24}\S*\s*", re.DOTALL)  # some words at a time, never half of one
 _CHARS_PER_TOKEN = 2  # roughly what Qwen's tokenizer makes of Korean mixed with JSON; enough for a mock's usage
 _STEPS = 4
 _DEFAULT_SIZE = (1024, 1024)  # SDXL's own square
@@ -46,8 +46,7 @@ class MockLLM:
         started = time.perf_counter()
         content = answer_text(request)
         for piece in _PIECES.findall(content):
-            if piece:
-                yield LLMChunk(text=piece)
+            yield LLMChunk(text=piece)
         yield LLMChunk(response=_response(route, request, prompt, content, started))
 
     async def prepare(self) -> None:

@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 WHITE: RGB = (255, 255, 255)
 _INK: RGB = (28, 30, 34)
-_SHARP, _SOFT = 2.0, 0.25  # scale of a mask: shadows have no edges that would need more
+_SHARP, _SOFT = 2, 0.25  # scale of a mask: shadows have no edges that would need more
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Canvas:
 
     def _wall(self) -> Image.Image:
         """A wall that fades from the light's side; drawn small and stretched, since it has no edges."""
-        side = 64
+        side = 32
         x0, y0 = side * (0.15 if self.from_left else 0.85), side * self.chance.uniform(0.05, 0.3)
         lit, shade = mix(self.palette.ground, WHITE, 0.4), mix(self.palette.ground, self.palette.body, 0.22)
         small = Image.new("RGB", (side, side))
@@ -101,7 +101,7 @@ class Canvas:
         draw(Brush(ImageDraw.Draw(mask), scale, left, top))
         if blur:
             mask = mask.filter(ImageFilter.GaussianBlur(blur * self.unit * scale))
-        mask = mask.resize(size, Image.Resampling.BILINEAR)
+        mask = mask.resize(size, Image.Resampling.BILINEAR) if blur else mask.reduce(_SHARP)
         if opacity < 1:
             mask = mask.point([round(value * opacity) for value in range(256)])
         self.image.paste(color, (left, top), mask)

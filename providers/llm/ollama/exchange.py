@@ -22,6 +22,7 @@ from providers.base import (
     Usage,
 )
 from providers.http import client_options
+from providers.llm.ollama.lines import join_lines
 
 if TYPE_CHECKING:
     from langchain_core.messages import AIMessageChunk, BaseMessage
@@ -164,7 +165,7 @@ class Connection:
         shared = {key: self._options[key] for key in ("verify", "limits", "trust_env")}
         self._asynchronous: dict[str, Any] = {
             "transport": httpx.AsyncHTTPTransport(**shared),
-            "event_hooks": {"response": [_look_at_status]},
+            "event_hooks": {"response": [_look_at_status, join_lines]},
         }
         self.probe = httpx.AsyncClient(base_url=self._url, **self._options, **self._asynchronous)
 

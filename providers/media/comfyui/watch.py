@@ -82,13 +82,14 @@ async def watch(
         UnreachableError, OverloadedError, ServerError: the server has been away for ``patience.outage_s``.
     """
     job = _Watch(server, prompt_id, events, patience, provider)
-    while True:
-        entry = await job.poll()
-        async for step in job.listen(patience.poll_s if entry is None else job.afterwards_s):
+    entry = None
+    while entry is None:
+        async for step in job.listen(patience.poll_s):
             yield step
-        if entry is not None:
-            yield entry
-            return
+        entry = await job.poll()
+    async for step in job.listen(job.afterwards_s):
+        yield step
+    yield entry
 
 
 class _Watch:
@@ -111,8 +112,7 @@ class _Watch:
     async def poll(self) -> HistoryEntry | None:
         """The job's history entry, or None while it is under way."""
         try:
-            queue = await self._server.get_queue()
-            entry = None if self._prompt_id in queue else await self._server.history(self._prompt_id)
+            queue, entry = await self._ask()
         except PASSING as exc:
             self._note_outage(exc)
         else:
@@ -124,6 +124,13 @@ class _Watch:
         if self._started is not None and time.monotonic() - self._started > self._patience.run_s:
             await self._give_up_running()
         return None
+
+    async def _ask(self) -> tuple[QueueState, HistoryEntry | None]:
+        """The queue, then the history; the history alone where that is enough."""
+        if self._told_end and (entry := await self._server.history(self._prompt_id)) is not None:
+            return QueueState(), entry
+        queue = await self._server.get_queue()
+        return queue, None if self._prompt_id in queue else await self._server.history(self._prompt_id)
 
     @property
     def afterwards_s(self) -> float:
