@@ -197,7 +197,7 @@ async def test_answer_usage_and_meta(provider: OllamaProvider, ollama: OllamaSta
 async def test_stream_yields_each_piece_and_then_the_response(provider: OllamaProvider, ollama: OllamaStandIn) -> None:
     ollama.answers.append("가나다라마바사")
     ollama.chunk_chars = 2
-    ollama.token_delay_s = 0.05
+    ollama.token_delay_s = 0.12
     chunks: list[LLMChunk] = [chunk async for chunk in stream(provider)]
     assert [chunk.text for chunk in chunks] == ["가나", "다라", "마바", "사", ""]
     assert [chunk.response is None for chunk in chunks] == [True] * 4 + [False]
@@ -413,7 +413,7 @@ async def test_ollama_timeout_is_the_upper_bound(ollama: OllamaStandIn) -> None:
 
 async def test_time_bounds_the_whole_attempt_not_a_piece(provider: OllamaProvider, ollama: OllamaStandIn) -> None:
     ollama.answers.append("가" * 400)
-    ollama.token_delay_s = 0.05
+    ollama.token_delay_s = 0.12
     with pytest.raises(AttemptTimeoutError, match="answering"):
         await ask(provider, timeout_s=0.3)
 

@@ -31,7 +31,7 @@ from routing.router import ImageRoute, LLMRoute
 __all__ = ["MockImages", "MockLLM"]
 
 _OUTPUT_TYPES: Mapping[str, OutputType] = {"chat": "text", "json": "json", "tools": "tools"}
-_PIECES = re.compile(r".{1,24}\S*\s*", re.DOTALL)  # some words at a time, never half of one
+_PIECES = re.compile(r".{1,60}\S*\s*", re.DOTALL)  # a line or so at a time, never half a word
 _CHARS_PER_TOKEN = 2  # roughly what Qwen's tokenizer makes of Korean mixed with JSON; enough for a mock's usage
 _STEPS = 4
 _DEFAULT_SIZE = (1024, 1024)  # SDXL's own square

@@ -12,14 +12,14 @@ import httpx
 
 __all__ = ["join_lines"]
 
-_STEP_S = 0.04  # 25 a second, as many as a film has pictures
+_STEP_S = 0.1  # the terminal view is drawn eight times a second
 
 
 async def join_lines(response: httpx.Response) -> None:
-    """Hook: pieces of text that come within 40 ms of the last ones are read as one line.
+    """Hook: pieces of text that come within 100 ms of the last ones are read as one line.
 
     ChatOllama makes half a dozen objects of each line, and each line becomes an event. The pieces of a slow model pass
-    as they come. There is no timer: the last pieces pass with the end of the body, and what a model wrote in the 40 ms
+    as they come. There is no timer: the last pieces pass with the end of the body, and what a model wrote in the 100 ms
     before it stalled, with the next line.
     """
     lines = response.headers.get("content-type", "").startswith("application/x-ndjson")
