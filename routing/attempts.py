@@ -1,26 +1,27 @@
-"""Retries, fallbacks and the book of attempts, in one place: nothing above or below the gateways retries.
+"""Retries and the book of attempts, in one place: nothing above or below the gateways retries.
 
 Up to :data:`MAX_ATTEMPTS` per route for what is retryable, with jittered exponential waits and ``Retry-After``
-honoured; then the next route.
+honoured; then the next route (:mod:`routing.fallbacks`).
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import uniform
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from providers.errors import ProviderError, SparklioError
 from routing.contracts import Attempt
 from routing.logs import mask_error
+from routing.router import Route
 
-__all__ = ["MAX_ATTEMPTS", "AttemptLog", "first_route", "with_retries"]
+__all__ = ["MAX_ATTEMPTS", "AttemptLog", "with_retries"]
 
 MAX_ATTEMPTS = 3
 LONGEST_WAIT_S = 30.0
@@ -28,16 +29,6 @@ _BACKOFF = wait_random_exponential(multiplier=0.25, max=4)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class _Route(Protocol):
-    @property
-    def provider(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-
-
-R = TypeVar("R", bound=_Route)
 
 
 @dataclass
@@ -59,7 +50,7 @@ class AttemptLog:
             exc.details.setdefault("attempts", [attempt.model_dump() for attempt in self.attempts])
             raise
 
-    async def record(self, route: _Route, call: Callable[[int], Awaitable[T]]) -> T:
+    async def record(self, route: Route, call: Callable[[int], Awaitable[T]]) -> T:
         """Make one call and book it; ``call`` hears its ordinal, from 1, over all routes."""
         started = time.perf_counter()
         outcome = "cancelled"
@@ -90,16 +81,6 @@ async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
         with trial:
             return await attempt()
     raise AssertionError("tenacity ends in an answer or an error")
-
-
-async def first_route(routes: Sequence[R], ask: Callable[[R], Awaitable[T]]) -> T:
-    """The answer of the first route that gives one; the last route's error where none does."""
-    for route in routes[:-1]:
-        try:
-            return await ask(route)
-        except ProviderError as exc:
-            log.warning("%s %s failed (%s: %s); trying the next route", route.provider, route.model, exc.code, exc)
-    return await ask(routes[-1])
 
 
 def _is_retryable(error: BaseException) -> bool:

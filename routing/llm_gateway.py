@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from providers.base import LLMChunk, LLMOutput, LLMProviderResponse, Usage
 from providers.errors import DeadlineError, EmptyAnswerError, MalformedAnswerError, ServerError
-from routing.attempts import AttemptLog, first_route, with_retries
+from routing.attempts import AttemptLog, with_retries
 from routing.contracts import AnswerMeta, LLMAnswer, LLMRequest, Mode, OnProgress, Progress
+from routing.fallbacks import Fallbacks
 from routing.output import MalformedJSONError, parse_json, strip_thinking
 from routing.prompt_builder import Prompt, build_prompt, repair_prompt
 from routing.router import LLMRoute, Router
@@ -53,6 +54,7 @@ class LLMGateway:
         self._mode = mode
         self._deadline_s = deadline_s
         self._secrets = secrets
+        self._fallbacks = Fallbacks()
 
     async def generate(self, request: LLMRequest, on_progress: OnProgress | None = None) -> LLMAnswer:
         """Answer ``request``; ``on_progress`` hears each piece of text as it arrives.
@@ -98,8 +100,10 @@ class LLMGateway:
         routes = self._router.llm_routes(request)
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await first_route(routes, call.ask)
+                return await self._fallbacks.first(routes, call.ask)
         except TimeoutError as exc:
+            for hanging in book.attempts[-1:]:
+                self._fallbacks.note_down(hanging.provider)
             raise DeadlineError(
                 f"no answer for {request.role}/{request.task} within {self._deadline_s:g} s",
                 hint=f"raise GATEWAY_TIMEOUT_{self._mode.upper()}, or route this task to a smaller model",

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from providers.base import GeneratedImage, ImageChunk, ImageProviderResponse
 from providers.errors import ServerError
-from routing.attempts import AttemptLog, first_route, with_retries
+from routing.attempts import AttemptLog, with_retries
 from routing.contracts import Image, ImageAnswer, ImageAnswerMeta, ImageRequest, Mode, OnProgress, Progress
+from routing.fallbacks import Fallbacks
 from routing.image_store import ImageStore
 from routing.router import ImageRoute, Router
 
@@ -46,6 +47,7 @@ class MediaGateway:
         self._backend = backend
         self._mode = mode
         self._secrets = secrets
+        self._fallbacks = Fallbacks()
         self.store = store
 
     async def generate_image(self, request: ImageRequest, on_progress: OnProgress | None = None) -> ImageAnswer:
@@ -66,7 +68,7 @@ class MediaGateway:
             return await with_retries(attempt)
 
         with book.told():
-            response = await first_route(self._router.image_routes(request), ask)
+            response = await self._fallbacks.first(self._router.image_routes(request), ask)
             images = [await self._keep(image) for image in response.images]
         return ImageAnswer(
             provider=response.provider,

@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from providers.errors import ConfigError, UnknownNameError
 from routing.contracts import ImageRequest, LLMRequest
 from routing.provider_config import LLMRule, ProviderConfigFile
 
-__all__ = ["ImageRoute", "LLMRoute", "Router"]
+__all__ = ["ImageRoute", "LLMRoute", "Route", "Router"]
+
+
+class Route(Protocol):
+    """What attempts and fallbacks know of a route of either kind."""
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def model(self) -> str: ...
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from providers.errors import (
 )
 from routing import attempts
 from routing.contracts import LLMRequest, Progress
+from routing.fallbacks import FAILURES
 from routing.llm_gateway import LLMGateway
 from routing.prompt_builder import Prompt
 from routing.provider_config import ProviderConfigFile
@@ -74,10 +75,18 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "_BACKOFF", lambda state: 0)
 
 
-def _gateway(backend: ScriptedBackend, *, models: tuple[str, ...] = ("one",), deadline_s: float = 5) -> LLMGateway:
-    rules = [{"provider": "p", "model": model, "priority": index} for index, model in enumerate(models)]
+def _gateway(
+    backend: ScriptedBackend,
+    *,
+    models: tuple[str, ...] = ("one",),
+    providers: tuple[str, ...] = ("p",),
+    deadline_s: float = 5,
+) -> LLMGateway:
+    """Routes by all ``models`` of the first provider, then of the next one."""
+    pairs = [{"provider": provider, "model": model} for provider in providers for model in models]
+    rules = [{**pair, "priority": index} for index, pair in enumerate(pairs)]
     config = ProviderConfigFile.model_validate(
-        {"providers": {"llm": {"active": ["p"]}}, "llm_routing": {"rules": rules}}
+        {"providers": {"llm": {"active": providers}}, "llm_routing": {"rules": rules}}
     )
     return LLMGateway(Router(config, lambda name: None), backend, mode="live", deadline_s=deadline_s)
 
@@ -200,6 +209,16 @@ async def test_deadline_covers_all_attempts_and_closes_the_call() -> None:
         await _gateway(backend, deadline_s=0.05).generate(_brief())
     assert "GATEWAY_TIMEOUT_LIVE" in caught.value.hint
     assert backend.closed == 1
+
+
+async def test_a_provider_that_hangs_past_deadlines_comes_last_for_a_while() -> None:
+    backend = ScriptedBackend(60.0, 60.0, BRIEF)
+    gateway = _gateway(backend, providers=("p", "q"), deadline_s=0.05)
+    for _ in range(FAILURES):
+        with pytest.raises(DeadlineError):
+            await gateway.generate(_brief())
+    answer = await gateway.generate(_brief())
+    assert [attempt.provider for attempt in answer.meta.attempts] == ["q"]
 
 
 async def test_options_defaults_by_role_and_task_beneath_the_request_s() -> None:
