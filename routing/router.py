@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from providers.errors import ConfigError, UnknownNameError
 from routing.contracts import ImageRequest, LLMRequest
-from routing.provider_config import LLMRule, ProviderConfigFile
+from routing.provider_config import ProviderConfigFile
 
 __all__ = ["ImageRoute", "LLMRoute", "Route", "Router"]
 
@@ -72,12 +72,10 @@ class Router:
         if options.provider:
             _check_active("LLM provider", options.provider, self._llm_active)
             rules = [rule for rule in rules if rule.provider == options.provider]
-        routes = [self._llm_route(rule) for rule in rules]
+        routes = [self._llm_route(rule.provider, options.model or rule.model) for rule in rules]
         if not routes:
-            routes = [self._default_route(options.provider or _first(self._llm_active, "llm"), options.model)]
-        if options.model:
-            routes = [LLMRoute(routes[0].provider, options.model)]
-        return tuple(dict.fromkeys(routes))
+            routes = [self._llm_route(options.provider or _first(self._llm_active, "llm"), options.model)]
+        return tuple(dict.fromkeys(routes[:1] if options.model else routes))
 
     def image_routes(self, request: ImageRequest) -> tuple[ImageRoute, ...]:
         """Routes for an image, never empty. ``provider`` and ``options.workflow`` of the request win.
@@ -97,10 +95,7 @@ class Router:
             routes = [ImageRoute(provider, workflow)]
         return tuple(route for place, route in enumerate(routes) if route not in routes[:place])
 
-    def _llm_route(self, rule: LLMRule) -> LLMRoute:
-        return LLMRoute(rule.provider, rule.model) if rule.model else self._default_route(rule.provider, None)
-
-    def _default_route(self, provider: str, model: str | None) -> LLMRoute:
+    def _llm_route(self, provider: str, model: str | None) -> LLMRoute:
         chosen = model or self._default_model(provider)
         if not chosen:
             raise ConfigError(
