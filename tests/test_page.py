@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sparklio.page import render_page
-from sparklio.page.palette import contrast, palette, readable, valid_colors
+from sparklio.page.palette import CONTRAST, contrast, palette, readable, valid_colors
 
 HOSTILE = """<script>alert(1)</script>"><img src=x onerror='alert(2)'> javascript:alert(3) {{ 7*7 }}"""
 PIXEL = (b"\x89PNG\r\n\x1a\n", "image/png")
@@ -242,13 +242,13 @@ def test_a_page_without_a_planned_hero_and_with_two():
 
 
 def test_labels_questions_and_steps_are_split():
-    result = copy_with("why", bullets=["가벼움: 무게 4.1g", "12:30 정시 알림"])
+    result = copy_with("why", bullets=["가벼움: 들어 보면 압니다", "12:30 정시 알림"])
     for section in result["copy"]["sections"]:
         if section["section_id"] == "ask":
             section["bullets"] = ["Q. 방수가 되나요? A. 네, IPX4입니다.", "물음표 없는 문장"]
     page = Page(render(result))
     assert page.text_in("h3") == ["가벼움", "방수가 되나요?"]
-    assert {"무게 4.1g", "12:30 정시 알림", "네, IPX4입니다.", "물음표 없는 문장"} <= set(page.text_in("p"))
+    assert {"들어 보면 압니다", "12:30 정시 알림", "네, IPX4입니다.", "물음표 없는 문장"} <= set(page.text_in("p"))
 
 
 @pytest.mark.parametrize(
@@ -317,18 +317,37 @@ def test_ranges_and_percentages_stay_on_one_line():
     result["copy"]["headline"] = "병풀추출물 70%부터 <b>30-40대</b>, S-XL 그대로"
     result["copy"]["cta"] = "a" * 20 + "70%부터"
     page = Page(render(result))
-    assert [text for text in page.text_in("span") if "-" in text or "%" in text] == ["70%부터"]
-    assert page.text_in("h1") == ["병풀추출물", "<b>30-40대</b>, S-XL 그대로"]
+    assert [text for text in page.text_in("span") if "-" in text or "%" in text] == ["병풀추출물 70%부터"]
+    assert page.text_in("h1") == ["<b>30-40대</b>, S-XL 그대로"]
+    result["copy"]["headline"] = "지하철로 출퇴근하는 30-40대를"
+    assert '<h1>지하철로 출퇴근하는 <span class="keep">30-40대를</span></h1>' in render(result)
     result["copy"]["headline"] = "30-40대를 위한"
     assert '<h1><span class="keep">30-40대를</span> 위한</h1>' in render(result)
 
 
-def test_the_call_to_action_looks_like_a_button_and_is_no_link():
+def test_names_and_figures_stay_whole_in_korean_headings():
+    product = a_product(name="봄결 시카 수분 세럼", category="수분 세럼")
+    result = a_result()
+    result["copy"]["headline"] = "봄결 시카 수분 세럼의 하루, 용량 50ml"
+    korean = render(result, product=product)
+    assert (
+        '<h1><span class="unit">봄결 시카 수분 세럼의</span> 하루, <span class="keep">용량 50ml</span></h1>' in korean
+    )
+    assert 'class="unit"' not in render(result, product=product, language="en")
+
+
+def test_the_call_to_action_does_not_pose_as_a_button():
     html = render()
     (rule,) = re.findall(r"\.cta \.call \{\n(.+?)\}", html, re.DOTALL)
-    assert "background: var(--on-band-accent)" in rule
-    assert "color: var(--band)" in rule
+    assert "background" not in rule
     assert not Page(html).all("a")
+
+
+@pytest.mark.parametrize("colors", [["#E4002B", "#FFFFFF"], ["#FFFFFF"], ["#FFD400", "#FFFFFF"], ["#FFFDF5"], None])
+def test_tinted_surfaces_can_be_told_from_the_paper(colors):
+    chosen = palette(colors)
+    assert contrast(chosen["tint"], chosen["paper"]) >= 1.07
+    assert contrast(chosen["ink"], chosen["tint"]) >= CONTRAST
 
 
 @pytest.mark.parametrize("facts", [{}, None])

@@ -85,7 +85,7 @@ _USAGE = {
         "Put it where you usually work and tidy up around it first.",
         "Connect the device you use most before anything else",
         "Find the height and distance that suit you",
-        "Dust it off before dust collects",
+        "Wipe it now and then with a dry cloth",
     ),
     "supplement": (
         "Choose a moment of the day that you will not forget.",

@@ -61,7 +61,7 @@ _PAGE = {
     "story.body": (
         "{opening} {product} is {category:a} that suits {scene}. It finds its place in the day of {target}.",
         "{opening} That is why {product} was chosen with {scene} in mind, and with {target}.",
-        "Follow {target} through a day and you see what is needed. {product} is there for one part of it.",
+        "Follow {target} through a day and you see what is needed. {product} suits {scene}.",
     ),
     "story.bullets": (
         "You look at one thing after another before you choose {category:a}",

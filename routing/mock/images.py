@@ -53,10 +53,12 @@ def _product_shot(canvas: Canvas, thing: Package, name: str) -> None:
     width, height, unit, x = canvas.width, canvas.height, canvas.unit, canvas.width / 2
     canvas.floor(height * 0.70)
     drift = canvas.chance.uniform(-0.16, 0.16) * unit
-    canvas.ellipse((x + drift, height * 0.42), (unit * 0.36, unit * 0.36), canvas.palette.accent, 0.55)
+    bare = thing.label[0] == thing.label[2]
+    center, radius = (height * 0.47, unit * 0.31) if bare else (height * 0.42, unit * 0.36)
+    canvas.ellipse((x + drift, center), (radius, radius), canvas.palette.accent, 0.55)
     canvas.podium((x, height * 0.80), unit * 0.42, unit * 0.06)
     canvas.package(thing, name, (x, height * 0.81), unit * 0.66)
-    if thing.label[0] == thing.label[2]:
+    if bare:
         canvas.text(
             name, (width * 0.1, height * 0.03, width * 0.9, height * 0.12), unit * 0.05, canvas.palette.ink, lines=1
         )

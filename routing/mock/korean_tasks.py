@@ -70,7 +70,7 @@ _PAGE = {
     ),
     "usage.body": (
         "{advice} 그다음부터 {product:은} {scene}에 자연스럽게 자리 잡습니다.",
-        "서두르지 않아도 괜찮습니다. {advice} {product:은} 내 속도에 맞춰 시작하면 됩니다.",
+        "{advice} 서두르지 않아도 괜찮습니다. {product:은} 천천히 알아 가면 됩니다.",
     ),
     "specs.body": (
         "구매하기 전에 {product}의 표시 정보를 확인해 주세요.",
@@ -91,7 +91,7 @@ _PAGE = {
     ),
     "cta.body": (
         "{scene:을} 함께할 {category:을} 찾고 있었다면, 이제 {product:을} 만나 볼 차례입니다.",
-        "오늘부터 {scene}에 {product:을} 더해 보세요. {target:을} 위한 {category}입니다.",
+        "{scene}에 {product:을} 더해 보세요. {target:을} 위한 {category}입니다.",
     ),
     "other.body": (
         "{title}, {product:을} 고를 때 함께 살펴볼 내용입니다.",

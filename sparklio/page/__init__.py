@@ -59,7 +59,7 @@ _IMAGE_TYPE = re.compile(r"image/[a-z0-9][a-z0-9.+-]{0,40}")
 _LABELLED = re.compile(r"^(.{1,28}?)(?:\s*[:：]\s+|\s+[–—-]\s+)(.+)$", re.DOTALL)
 # Browsers break a line after a dash or a sign even where Korean would not: "70%|부터", "30-|40대".
 _BREAKABLE = re.compile(r"\d[-–~∼/]\d|[0-9가-힣][%℃°][가-힣]|[A-Za-z]-\d")
-_WORD = re.compile(r"\S+")
+_WORD = r"[가-힣A-Za-z]+ [-–−]?\d\S*|\S+"  # a figure belongs to the word before it
 _LONGEST_UNBROKEN = 12  # characters that fit a phone's line in the largest heading
 
 _QUESTION = re.compile(r"^(?:Q\s*[.:)]\s*)?(.{2,}?\?)\s*(?:A\s*[.:)]\s*)?(.+)$", re.DOTALL)
@@ -99,6 +99,7 @@ def render_page(
         category=str(product.get("category") or ""),
         price=next((value for key, value in facts if key.casefold() in _PRICE_KEYS), ""),
         facts=facts,
+        units=_units(product) if language == "ko" else (),
         image=_image(result.get("image") or {}, image),
         palette=palette(summary.get("colors")),
     )
@@ -106,7 +107,7 @@ def render_page(
 
 @cache
 def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -119,7 +120,7 @@ def _template() -> Template:
     environment.filters["paragraphs"] = _paragraphs
     environment.filters["labelled"] = _labelled
     environment.filters["question"] = _question
-    environment.filters["keep"] = _keep
+    environment.filters["keep"] = pass_context(_keep)
     return environment.get_template("product.html.j2")
 
 
@@ -225,13 +226,26 @@ def _question(text: str) -> tuple[str, str]:
     return (match[1], match[2]) if match else ("", text)
 
 
-def _keep(text: str) -> Markup:
-    """The escaped text with its ranges and percentages in spans that no line break divides."""
+def _units(product: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a heading should not divide, where it has room: the product's name and category; the longest first."""
+    names = {str(product.get(key) or "") for key in ("name", "category")}
+    return tuple(sorted((name for name in names if " " in name), key=len, reverse=True))
+
+
+def _keep(context: Mapping[str, Any], text: str) -> Markup:
+    """The escaped text with spans for what belongs together: names with their particles, ranges, figures."""
     from markupsafe import Markup, escape
 
+    units = "|".join(rf"{re.escape(name)}\S*" for name in context["units"])
     marked, end = Markup(), 0
-    for match in _WORD.finditer(text):
-        if len(match.group()) <= _LONGEST_UNBROKEN and _BREAKABLE.search(match.group()):
-            marked += escape(text[end : match.start()]) + Markup('<span class="keep">{}</span>').format(match.group())
+    for match in re.finditer(rf"(?P<unit>{units or '(?!)'})|{_WORD}", text):
+        word = match.group()
+        if len(word) > _LONGEST_UNBROKEN and not match["unit"]:
+            word = word.rpartition(" ")[2]
+        if match["unit"] or (len(word) <= _LONGEST_UNBROKEN and (" " in word or _BREAKABLE.search(word))):
+            kind = "unit" if match["unit"] else "keep"
+            marked += escape(text[end : match.end() - len(word)]) + Markup('<span class="{}">{}</span>').format(
+                kind, word
+            )
             end = match.end()
     return marked + escape(text[end:])

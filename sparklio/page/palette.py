@@ -12,6 +12,7 @@ from collections.abc import Iterable
 __all__ = ["CONTRAST", "contrast", "mix", "palette", "readable", "valid_colors"]
 
 CONTRAST = 4.5
+_VISIBLE = 1.07  # where a pale surface begins to be seen beside white
 _HEX = re.compile(r"#[0-9A-Fa-f]{6}")
 _WHITE, _BLACK = "#FFFFFF", "#000000"
 _INK = "#17191C"
@@ -80,11 +81,14 @@ def _band(brand: list[str]) -> str:
 
 
 def _tint(brand: list[str], band: str) -> str:
-    """A pale background on which dark text is readable."""
-    pale = next((color for color in brand if _luminance(color) > 0.6 and _chroma(color) < 60), None)
+    """A pale background on which dark text is readable, and which can be told from white."""
+    pale = next((c for c in brand if _luminance(c) > 0.6 and _chroma(c) < 60 and contrast(c, _WHITE) >= 1.04), None)
     if pale is None:
-        return mix(brand[0] if _chroma(brand[0]) >= 40 else band, _WHITE, 0.93)
-    return mix(pale, _WHITE, 0.5 if _luminance(pale) < 0.8 else 0.15)
+        source, white = brand[0] if _chroma(brand[0]) >= 40 else band, 93
+    else:
+        source, white = pale, 50 if _luminance(pale) < 0.8 else 15
+    tints = (mix(source, _WHITE, share / 100) for share in range(white, -1, -1))
+    return next((tint for tint in tints if contrast(tint, _WHITE) >= _VISIBLE), source)
 
 
 def _channels(color: str) -> list[int]:
