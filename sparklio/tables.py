@@ -33,15 +33,18 @@ def runs_table(records: Iterable[Record]) -> Table:
     table.add_column("status", no_wrap=True)
     table.add_column("mode", no_wrap=True)
     table.add_column("product")
-    table.add_column("from", no_wrap=True)
+    rows = list(records)
+    if reruns := any(record.get("parent") for record in rows):
+        table.add_column("from", no_wrap=True)
     table.add_column("created", no_wrap=True)
-    for record in records:
+    for record in rows:
+        start_at = one_line((record.get("parent") or {}).get("start_at") or "")
         table.add_row(
             Text(one_line(record["run_id"])),
             _status(record),
             _mode(record),
             Text(one_line(record.get("product") or ""), no_wrap=True, overflow="ellipsis"),
-            Text(one_line((record.get("parent") or {}).get("start_at") or "")),
+            *([Text(start_at)] if reruns else []),
             Text(_moment(record.get("created_at")), "dim"),
         )
     return table
@@ -147,7 +150,7 @@ def _nodes_table(nodes: Mapping[str, Record]) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("agent", "model"):
         table.add_column(name, overflow="fold")
-    for name in ("time", "tokens", "attempts"):
+    for name in ("time", "tokens", "calls"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, node in nodes.items():
         tokens = (node.get("usage") or {}).get("total_tokens") or 0

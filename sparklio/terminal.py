@@ -97,7 +97,7 @@ def print_error(error: BaseException, *, as_json: bool) -> None:
     if body["hint"]:
         typer.echo(f"hint: {printable(body['hint'])}", err=True)
     if body.get("run_id"):
-        typer.echo(f"then: sparklio resume {body['run_id']}", err=True)
+        typer.echo(f"go on with: sparklio resume {body['run_id']}", err=True)
 
 
 def drive(

@@ -24,6 +24,7 @@ __all__ = ["LiveView", "NodeProgress", "PlainView", "Progress", "View", "make_vi
 Event = Mapping[str, Any]
 
 _TAIL = 200
+_WIDEST = 100
 _SPIN = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _ICONS = {"waiting": "·", "done": "✓", "failed": "✗", "interrupted": "■"}
 _STYLES = {"waiting": "dim", "running": "cyan", "done": "green", "failed": "red", "interrupted": "yellow"}
@@ -206,8 +207,11 @@ class LiveView:
 
     @property
     def _width(self) -> int:
-        """Room for the ``^C`` that a terminal echoes: a line that it makes wrap would be drawn twice."""
-        return max(1, self.console.width - 3)
+        """Room for the ``^C`` that a terminal echoes: a line that it makes wrap would be drawn twice.
+
+        In a wide window the times stay near their rows.
+        """
+        return max(1, min(self.console.width - 3, _WIDEST))
 
     def _now(self) -> float:
         running = self.progress.status == "running"
@@ -297,7 +301,10 @@ def _ending(run: Progress) -> Text | None:
     """The last line; the message and hint of a failure are the command's to tell."""
     if run.status != "done":
         return None
-    facts = [f"done in {seconds(float(run.outcome.get('wall_ms') or run.at))}", _tokens(_total(run.outcome))]
+    tokens = _tokens(_total(run.outcome))
+    if tokens and run.resumed:
+        tokens += " in all"  # the rows tell those of this session
+    facts = [f"done in {seconds(float(run.outcome.get('wall_ms') or run.at))}", tokens]
     return Text("  ".join(fact for fact in facts if fact), "green")
 
 

@@ -352,7 +352,7 @@ def test_a_run_in_full():
     assert f"from     copywriter of {RUN}\n" in text
     assert "review   71/100, not approved: 근거 없는 표현\n" in text
     assert "brand   ollama qwen2.5:7b" in text
-    assert "1.2s   4,812         2\n" in text
+    assert "1.2s   4,812      2\n" in text
     assert "reused" in text
     assert body["out"] in text.replace("\n         ", "")
 
