@@ -140,8 +140,13 @@ class SvgDrawing:
             yield _text("gateway-name", x + 36, y + self.GATEWAY / 2 + 4.5, gateway, anchor="start")
 
     def _dot(self, gateway: str, x: float, y: float) -> str:
-        colour, name = self.gateways.index(gateway) % 2, escape(gateway)
-        return f'<circle class="asks-{colour}" cx="{_n(x)}" cy="{_n(y)}" r="5"><title>{name}</title></circle>'
+        """A round and a square one: colour alone does not tell them apart for everybody."""
+        kind, name = self.gateways.index(gateway) % 2, escape(gateway)
+        corner = 1.5 if kind else 5
+        return (
+            f'<rect class="asks-{kind}" x="{_n(x - 5)}" y="{_n(y - 5)}" width="10" height="10" rx="{_n(corner)}">'
+            f"<title>{name}</title></rect>"
+        )
 
     def _fit(self, text: str, unit: float) -> str:
         room = int((self.BOX - 16) / unit)
