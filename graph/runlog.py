@@ -26,8 +26,8 @@ class _ByRun(logging.Handler):
         self._files: dict[str, list[logging.Handler]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        run_id = getattr(record, "run_id", None) or _current_run()
-        for file in self._files.get(str(run_id), ()):
+        run_id: str | None = getattr(record, "run_id", None) or _current_run()
+        for file in self._files.get(run_id, ()) if run_id else ():
             file.handle(record)
 
     def open(self, run_id: str, file: logging.Handler) -> None:

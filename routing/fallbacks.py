@@ -29,8 +29,6 @@ _DOWN = (UnreachableError, OverloadedError, ServerError, AttemptTimeoutError)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
 R = TypeVar("R", bound=Route)
 
 
@@ -60,18 +58,13 @@ class Fallbacks:
 
     async def first(self, routes: Sequence[R], ask: Callable[[R], Awaitable[T]]) -> T:
         """The answer of the first route that gives one; the last route's error where none does."""
-        *others, last = sorted(routes, key=lambda route: self.rests(route.provider))
+        *others, last = sorted(routes, key=lambda route: self._rests(route.provider))
         for route in others:
             try:
                 return await self._try(route, ask)
             except ProviderError as exc:
                 log.warning("%s %s failed (%s: %s); trying the next route", route.provider, route.model, exc.code, exc)
         return await self._try(last, ask)
-
-    def rests(self, provider: str) -> bool:
-        """Whether its routes come after all others now."""
-        health = self._health[provider]
-        return health.until > 0 and (self._clock() < health.until or health.trying > 0)
 
     def note_down(self, provider: str, retry_after: float | None = None) -> None:
         """Count a request that found the provider down; ``retry_after`` in seconds, where it asked to wait."""
@@ -83,6 +76,11 @@ class Fallbacks:
         if rest_s:
             health.until = self._clock() + rest_s
             log.warning("%s is down; other routes go first for %g s", provider, rest_s)
+
+    def _rests(self, provider: str) -> bool:
+        """Whether its routes come after all others now."""
+        health = self._health[provider]
+        return health.until > 0 and (self._clock() < health.until or health.trying > 0)
 
     async def _try(self, route: R, ask: Callable[[R], Awaitable[T]]) -> T:
         health = self._health[route.provider]

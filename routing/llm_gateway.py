@@ -102,8 +102,8 @@ class LLMGateway:
             async with asyncio.timeout(self._deadline_s):
                 return await self._fallbacks.first(routes, call.ask)
         except TimeoutError as exc:
-            for hanging in book.attempts[-1:]:
-                self._fallbacks.note_down(hanging.provider)
+            if book.attempts:
+                self._fallbacks.note_down(book.attempts[-1].provider)
             raise DeadlineError(
                 f"no answer for {request.role}/{request.task} within {self._deadline_s:g} s",
                 hint=f"raise GATEWAY_TIMEOUT_{self._mode.upper()}, or route this task to a smaller model",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 from collections import Counter
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from graph.inputs import RunInput
+from graph.runlog import run_log
 from providers.errors import (
     InputError,
     ModelNotFoundError,
@@ -364,3 +366,12 @@ async def test_english_in_english_out(ollama: OllamaStandIn) -> None:
         await studio.run(brand=BRAND, product=PRODUCT, language="en")
     system: list[Any] = [body["messages"][0]["content"] for body in ollama.chats]
     assert not any("가" <= char <= "힣" for text in system for char in text)
+
+
+async def test_a_line_of_no_run_is_in_no_run_s_log(tmp_path: Path) -> None:
+    with run_log(tmp_path / "run.log", "None", ()):  # an id like any other
+        logging.getLogger("routing").info("of nobody")
+        logging.getLogger("routing").info("of the run", extra={"run_id": "None"})
+    written = (tmp_path / "run.log").read_text(encoding="utf-8")
+    assert "of the run" in written
+    assert "of nobody" not in written
