@@ -8,16 +8,18 @@ the settings either.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from providers.errors import ConfigError
+from providers.usage import Usage
 
 __all__ = [
+    "Finding",
     "GeneratedImage",
     "ImageChunk",
     "ImageProvider",
@@ -26,7 +28,9 @@ __all__ = [
     "LLMOutput",
     "LLMProvider",
     "LLMProviderResponse",
+    "MendingStep",
     "OutputType",
+    "Photo",
     "ProviderConfig",
     "Setting",
     "Usage",
@@ -45,14 +49,15 @@ class Setting:
         help: one sentence for .env.example and ``sparklio config``.
         default: used when nobody says otherwise; None where there is none. Model names never stand here: their
             defaults stand in the packaged provider_config.yaml.
-        kind: how the text is checked; ``seconds`` is a positive number, ``url`` an http(s) URL.
+        kind: how the text is checked; ``seconds`` is a positive number, ``amount`` a number from 0,
+            ``url`` an http(s) URL.
         secret: masked wherever it is shown.
     """
 
     name: str
     help: str
     default: str | None = None
-    kind: Literal["text", "url", "seconds", "path", "model", "choice"] = "text"
+    kind: Literal["text", "url", "seconds", "amount", "path", "model", "choice"] = "text"
     choices: tuple[str, ...] = ()
     secret: bool = False
 
@@ -90,21 +95,32 @@ class ProviderConfig:
         return float(self.text(name))
 
 
-class Usage(BaseModel):
-    """Token counts of one answer, or of several added up."""
+@dataclass(frozen=True)
+class MendingStep:
+    """Progress of a mending: what is done just now, and ``done`` of ``total`` units (bytes, where files are loaded)."""
 
-    model_config = ConfigDict(frozen=True)
+    note: str
+    done: int = 0
+    total: int = 0
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            total_tokens=self.total_tokens + other.total_tokens,
-        )
+@dataclass(frozen=True)
+class Finding:
+    """One thing that ``sparklio doctor`` looked at.
+
+    Attributes:
+        subject: what was looked at, e.g. ``"ollama"`` or ``"workflow NAME"``.
+        state: ``failed`` where a run that needs it would fail, ``warning`` where it would be slow or poor.
+        message: what was found, one sentence.
+        remedy: the command or the setting that mends it; empty where nothing is wrong.
+        mend: does it, yielding its progress; None where only the user can. Raises what a call would.
+    """
+
+    subject: str
+    state: Literal["ok", "warning", "failed"]
+    message: str
+    remedy: str = ""
+    mend: Callable[[], AsyncGenerator[MendingStep, None]] | None = field(default=None, repr=False, compare=False)
 
 
 class LLMOutput(BaseModel):
@@ -155,8 +171,8 @@ class LLMProvider(ABC):
             task: what for, e.g. ``product_detail``.
             mode: ``chat``, ``json`` or ``tools``.
             options: ``model`` (always set) and, where wanted, ``system``, ``json_schema``, ``tools``, ``temperature``,
-                ``max_tokens``, ``seed``, ``timeout_s``. A provider takes the ones that it knows and no others: options
-                may come from a stranger's request.
+                ``max_tokens``, ``seed``, ``timeout_s`` (seconds left for this attempt). A provider takes the ones that
+                it knows and no others: options may come from a stranger's request.
 
         Raises:
             ProviderError: one of its leaves; nothing else leaves a provider but ``CancelledError``.
@@ -173,16 +189,32 @@ class LLMProvider(ABC):
     async def health_check(self) -> bool:
         """Whether the service answers. Never loads a model, never raises for a service that is down."""
 
+    async def diagnose(self, models: Sequence[str]) -> list[Finding]:
+        """What a run that asks these models would meet. Loads no model and raises for nothing that is found."""
+        return [_reachable(self.config.name, answers=await self.health_check())]
+
     def get_default_options(self, role: str, task: str) -> dict[str, Any]:
         """Options that this vendor wants for a role and task beneath everybody else's."""
         return {}
 
     async def prepare(self) -> None:
-        """Make the imports and connections that the first call would wait for. A dead service is no error here."""
+        """Make the imports and connections that the first call would wait for. A dead service is no error here.
+
+        Raises:
+            ConfigError: a call cannot work at all: a package or a key is missing.
+        """
         await self.health_check()
 
     async def aclose(self) -> None:
         """Close the running event loop's connections."""
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture that somebody uploaded: its bytes (PNG, JPEG or WebP) and their type."""
+
+    content: bytes = field(repr=False)
+    media_type: str
 
 
 @dataclass(frozen=True)
@@ -231,8 +263,9 @@ class ImageProvider(ABC):
             prompt: what the image shows.
             kind: ``product_shot``, ``hero``, ``concept``, ``thumbnail`` or another word.
             options: where wanted ``negative_prompt``, ``seed``, ``width`` and ``height`` (pixels), ``aspect_ratio``
-                (``"16:9"``), ``workflow``, ``idempotency_key`` (the same key never makes a second image while the
-                first can still be had) and what the route gives (e.g. ``checkpoint``, ``steps``).
+                (``"16:9"``), ``model``, ``workflow``, ``photo`` (a :class:`Photo` to start from), ``idempotency_key``
+                (the same key never makes a second image while the first can still be had) and what the route gives
+                (e.g. ``checkpoint``, ``steps``).
 
         Raises:
             ProviderError: one of its leaves; nothing else leaves a provider but ``CancelledError``.
@@ -253,9 +286,23 @@ class ImageProvider(ABC):
     async def health_check(self) -> bool:
         """Whether the service answers. Never raises for a service that is down."""
 
+    async def diagnose(self, wishes: Sequence[Options]) -> list[Finding]:
+        """What images of these options would meet. Makes none and raises for nothing that is found."""
+        return [_reachable(self.config.name, answers=await self.health_check())]
+
     async def prepare(self) -> None:
-        """Make the imports and connections that the first call would wait for. A dead service is no error here."""
+        """Make the imports and connections that the first call would wait for. A dead service is no error here.
+
+        Raises:
+            ConfigError: a call cannot work at all: a package or a key is missing.
+        """
         await self.health_check()
 
     async def aclose(self) -> None:
         """Close the running event loop's connections."""
+
+
+def _reachable(name: str, *, answers: bool) -> Finding:
+    if answers:
+        return Finding(name, "ok", "answers")
+    return Finding(name, "failed", "does not answer", "check its address and key: `sparklio config`")

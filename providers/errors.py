@@ -11,14 +11,17 @@
     ├── RunBusyError               another process holds the run
     ├── StorageError               the data folder cannot be read or written
     ├── DeadlineError              one gateway request used up the time of its mode
-    └── ProviderError              provider, status, retry_after
+    ├── BudgetError                the next call would exceed what may be spent
+    └── ProviderError              provider, status, retry_after, usage
         ├── UnreachableError       no connection, or it broke              (retryable)
         ├── OverloadedError        429 or 503                              (retryable)
         ├── ServerError            any other 5xx, an error inside a stream (retryable)
         ├── EmptyAnswerError       an answer without content               (retryable)
         ├── AttemptTimeoutError    one attempt took longer than its own timeout
-        ├── RejectedError          any other 4xx: bad request, auth, validation
-        ├── ModelNotFoundError     the model is not installed there
+        ├── AuthenticationError    401 or 403: the key is missing, wrong or lacks a permission
+        ├── RejectedError          any other 4xx: bad request, validation
+        ├── RefusedError           the model or the vendor's moderation declined to answer
+        ├── ModelNotFoundError     the model is not installed or not offered there
         ├── PromptTooLongError     the prompt cannot fit the model's context
         ├── TruncatedAnswerError   the answer stopped at the token limit
         ├── MalformedAnswerError   not the JSON that was asked for, after one repair
@@ -35,8 +38,12 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+from providers.usage import Usage
+
 __all__ = [
     "AttemptTimeoutError",
+    "AuthenticationError",
+    "BudgetError",
     "ConfigError",
     "DeadlineError",
     "EmptyAnswerError",
@@ -47,6 +54,7 @@ __all__ = [
     "OverloadedError",
     "PromptTooLongError",
     "ProviderError",
+    "RefusedError",
     "RejectedError",
     "RunBusyError",
     "RunExistsError",
@@ -142,6 +150,10 @@ class DeadlineError(SparklioError):
     code = "deadline"
 
 
+class BudgetError(SparklioError):
+    code = "budget_exhausted"
+
+
 class ProviderError(SparklioError):
     """Something between the gateway and a model went wrong.
 
@@ -149,6 +161,7 @@ class ProviderError(SparklioError):
         provider: name of the provider as it stands in provider_config.yaml.
         status: HTTP status of the answer, where there was one.
         retry_after: seconds that the server asked to wait.
+        usage: tokens that the failed call used up all the same, where the vendor told.
     """
 
     code = "provider_failed"
@@ -161,12 +174,14 @@ class ProviderError(SparklioError):
         hint: str = "",
         status: int | None = None,
         retry_after: float | None = None,
+        usage: Usage | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message, hint=hint, details=details)
         self.provider = provider
         self.status = status
         self.retry_after = retry_after
+        self.usage = usage
 
 
 class UnreachableError(ProviderError):
@@ -193,8 +208,16 @@ class AttemptTimeoutError(ProviderError):
     code = "attempt_timeout"
 
 
+class AuthenticationError(ProviderError):
+    code = "provider_authentication"
+
+
 class RejectedError(ProviderError):
     code = "provider_rejected"
+
+
+class RefusedError(ProviderError):
+    code = "refused"
 
 
 class ModelNotFoundError(ProviderError):

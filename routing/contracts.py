@@ -38,6 +38,7 @@ Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
 AspectRatio = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,2}:[1-9]\d{0,2}$")]
 WorkflowId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+ImageId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Dimension = Annotated[int, Field(ge=64, le=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -106,14 +107,19 @@ class LLMAnswer(BaseModel):
 
 
 class ImageOptions(BaseModel):
-    """Sizes in pixels; ``aspect_ratio`` like ``16:9`` becomes the provider's nearest own size."""
+    """Sizes in pixels; ``aspect_ratio`` like ``16:9`` becomes the provider's nearest own size.
+
+    ``photo`` is the id of a stored picture from which the image starts.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     aspect_ratio: AspectRatio | None = None
     width: Dimension | None = None
     height: Dimension | None = None
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     workflow: WorkflowId | None = None
+    photo: ImageId | None = None
     negative_prompt: str | None = Field(default=None, max_length=4000)
     seed: Seed | None = None
     idempotency_key: RequestId | None = None

@@ -47,6 +47,19 @@ class ImageStore:
                     return path
         raise UnknownNameError("image", image_id, (), hint="image ids stand in result.json under image.image_id")
 
+    def read(self, image_id: str) -> tuple[bytes, str]:
+        """An image's bytes and their media type.
+
+        Raises:
+            UnknownNameError: no such image, or not an id at all.
+            StorageError: its file cannot be read.
+        """
+        path = self.path(image_id)
+        try:
+            return path.read_bytes(), MEDIA_TYPES[path.suffix]
+        except OSError as exc:
+            raise StorageError(f"cannot read {path}: {exc.strerror or exc}", hint="make the file readable") from exc
+
     def url(self, image_id: str) -> str:
         """The file's URL on this machine."""
         return self.path(image_id).as_uri()

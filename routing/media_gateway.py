@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from providers.base import GeneratedImage, ImageChunk, ImageProviderResponse
+from providers.base import GeneratedImage, ImageChunk, ImageProviderResponse, Photo
 from providers.errors import ServerError
 from routing.attempts import AttemptLog, with_retries
 from routing.contracts import Image, ImageAnswer, ImageAnswerMeta, ImageRequest, Mode, OnProgress, Progress
@@ -55,19 +55,24 @@ class MediaGateway:
 
         Raises:
             ProviderError: every route failed; the error is the last route's.
-            UsageError: the request names a provider that is not active, or no such workflow exists.
+            UsageError: the request names a provider that is not active, or no such workflow or photo exists.
             StorageError: an image cannot be written.
         """
         started = time.perf_counter()
         book = AttemptLog(request.request_id, self._secrets)
 
         async def ask(route: ImageRoute) -> ImageProviderResponse:
+            options = _options(route, request, photo)
+
             async def attempt() -> ImageProviderResponse:
-                return await book.record(route, lambda ordinal: self._attempt(route, request, ordinal, on_progress))
+                return await book.record(
+                    route, lambda ordinal: self._attempt(route, request, options, ordinal, on_progress)
+                )
 
             return await with_retries(attempt)
 
         with book.told():
+            photo = await self._photo(request)
             response = await self._fallbacks.first(self._router.image_routes(request), ask)
             images = [await self._keep(image) for image in response.images]
         return ImageAnswer(
@@ -89,8 +94,9 @@ class MediaGateway:
             UsageError, ProviderError: as :meth:`generate_image`.
         """
         with AttemptLog(request.request_id, self._secrets).told():
+            photo = await self._photo(request)
             for route in self._router.image_routes(request):
-                await self._backend.check(route, request, _options(route, request))
+                await self._backend.check(route, request, _options(route, request, photo))
 
     async def prepare(self) -> None:
         """Imports and connections that the first request would otherwise wait for."""
@@ -99,10 +105,20 @@ class MediaGateway:
     async def aclose(self) -> None:
         await self._backend.aclose()
 
+    async def _photo(self, request: ImageRequest) -> Photo | None:
+        if request.options.photo is None:
+            return None
+        return Photo(*await asyncio.to_thread(self.store.read, request.options.photo))
+
     async def _attempt(
-        self, route: ImageRoute, request: ImageRequest, ordinal: int, on_progress: OnProgress | None
+        self,
+        route: ImageRoute,
+        request: ImageRequest,
+        options: Mapping[str, Any],
+        ordinal: int,
+        on_progress: OnProgress | None,
     ) -> ImageProviderResponse:
-        async with aclosing(self._backend.stream(route, request, _options(route, request))) as chunks:
+        async with aclosing(self._backend.stream(route, request, options)) as chunks:
             async for chunk in chunks:
                 if chunk.response is not None:
                     return chunk.response
@@ -122,10 +138,15 @@ class MediaGateway:
         )
 
 
-def _options(route: ImageRoute, request: ImageRequest) -> dict[str, Any]:
+def _options(route: ImageRoute, request: ImageRequest, photo: Photo | None) -> dict[str, Any]:
     """The route's options beneath the request's own.
 
     One image a request, however often it is tried: a connection that breaks after the hand-over makes no second.
     """
-    asked = request.options.model_dump(exclude_none=True, exclude={"workflow"})
-    return {"idempotency_key": request.request_id, **route.options, **asked, "workflow": route.workflow}
+    asked = request.options.model_dump(exclude_none=True, exclude={"model", "workflow", "photo"})
+    options = {"idempotency_key": request.request_id, **route.options, **asked, "workflow": route.workflow}
+    if route.image_model is not None:
+        options["model"] = route.image_model
+    if photo is not None:
+        options["photo"] = photo
+    return options

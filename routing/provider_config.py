@@ -60,16 +60,21 @@ class LLMRule(_Frozen):
 
 
 class ImageRule(_Frozen):
-    """Matches when ``kind`` is empty or holds the request's. ``options`` go to the provider beneath the request's."""
+    """Matches when ``kind`` is empty or holds the request's, and ``photo`` is absent or says whether there is one.
+
+    ``options`` go to the provider beneath the request's.
+    """
 
     kind: Names = ()
+    photo: bool | None = None
     provider: str
+    model: str | None = None
     workflow: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     priority: int = 100
 
-    def matches(self, kind: str) -> bool:
-        return not self.kind or kind in self.kind
+    def matches(self, kind: str, *, photo: bool) -> bool:
+        return (not self.kind or kind in self.kind) and self.photo in (None, photo)
 
 
 class _LLMRouting(_Frozen):

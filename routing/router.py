@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from providers.errors import ConfigError, UnknownNameError
-from routing.contracts import ImageRequest, LLMRequest
-from routing.provider_config import ProviderConfigFile
+from providers.registry import Family
+from routing.contracts import ImageOptions, ImageRequest, LLMRequest
+from routing.provider_config import ImageRule, ProviderConfigFile
 
 __all__ = ["ImageRoute", "LLMRoute", "Route", "Router"]
 
@@ -33,14 +34,17 @@ class LLMRoute:
 
 @dataclass(frozen=True)
 class ImageRoute:
+    """``image_model`` is what a rented service is asked for, ``workflow`` what ComfyUI is."""
+
     provider: str
     workflow: str | None
+    image_model: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
-        """What stands for the model in ``meta.attempts``: an image route is known by its workflow."""
-        return self.workflow or ""
+        """What stands for the model in ``meta.attempts`` and in the prices."""
+        return self.image_model or self.workflow or ""
 
 
 class Router:
@@ -48,10 +52,10 @@ class Router:
 
     Args:
         config: the routing file.
-        default_model: the model of a chat provider where no rule names one; None where there is none.
+        default_model: the model of a family's provider where no rule names one; None where there is none.
     """
 
-    def __init__(self, config: ProviderConfigFile, default_model: Callable[[str], str | None]) -> None:
+    def __init__(self, config: ProviderConfigFile, default_model: Callable[[Family, str], str | None]) -> None:
         self._llm_active = config.providers.llm.active
         self._media_active = config.providers.media.active
         self._default_model = default_model
@@ -78,25 +82,29 @@ class Router:
         return tuple(dict.fromkeys(routes[:1] if options.model else routes))
 
     def image_routes(self, request: ImageRequest) -> tuple[ImageRoute, ...]:
-        """Routes for an image, never empty. ``provider`` and ``options.workflow`` of the request win.
+        """Routes for an image, never empty. The request's ``provider``, ``options.model`` and ``.workflow`` win.
 
         Raises:
             UnknownNameError: the provider asked for is not active.
             ConfigError: no image provider is active.
         """
-        rules = [rule for rule in self._image_rules if rule.matches(request.kind)]
+        options = request.options
+        rules = [rule for rule in self._image_rules if rule.matches(request.kind, photo=options.photo is not None)]
         if request.provider != "auto":
             _check_active("image provider", request.provider, self._media_active)
             rules = [rule for rule in rules if rule.provider == request.provider]
-        workflow = request.options.workflow
-        routes = [ImageRoute(rule.provider, workflow or rule.workflow, rule.options) for rule in rules]
-        if not routes:
+        if not rules:
             provider = _first(self._media_active, "media") if request.provider == "auto" else request.provider
-            routes = [ImageRoute(provider, workflow)]
+            rules = [ImageRule(provider=provider)]
+        routes = [self._image_route(rule, options) for rule in rules]
         return tuple(route for place, route in enumerate(routes) if route not in routes[:place])
 
+    def _image_route(self, rule: ImageRule, asked: ImageOptions) -> ImageRoute:
+        model = asked.model or rule.model or self._default_model("media", rule.provider)
+        return ImageRoute(rule.provider, asked.workflow or rule.workflow, model, rule.options)
+
     def _llm_route(self, provider: str, model: str | None) -> LLMRoute:
-        chosen = model or self._default_model(provider)
+        chosen = model or self._default_model("llm", provider)
         if not chosen:
             raise ConfigError(
                 f"no rule names a model of provider {provider!r} for this request, and it has no default model",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
@@ -110,9 +110,9 @@ class Settings:
             models=self.config.models.get(name, {}),
         )
 
-    def default_model(self, name: str) -> str | None:
-        """The model of chat provider ``name`` where no rule names one, e.g. from ``OLLAMA_DEFAULT_MODEL``."""
-        declared = llm_provider(name).settings
+    def default_model(self, family: Family, name: str) -> str | None:
+        """The model of provider ``name`` where no rule names one, e.g. from ``OLLAMA_DEFAULT_MODEL``."""
+        declared = _provider_class(family, name).settings
         return next((self.values[s.name].value for s in declared if s.kind == "model"), None)
 
 
@@ -232,16 +232,18 @@ def _check(setting: Setting, value: str, source: Source) -> None:
         problem = f"must be one of {', '.join(setting.choices)}"
     elif setting.kind == "url" and not is_http_url(value):
         problem = "must be an http:// or https:// URL"
-    elif setting.kind == "seconds" and not _is_positive_number(value):
+    elif setting.kind == "seconds" and not _is_number(value, lambda number: number > 0):
         problem = "must be a number of seconds above 0"
+    elif setting.kind == "amount" and not _is_number(value, lambda number: number >= 0):
+        problem = "must be a number from 0"
     if problem:
         shown = mask(value, secret=setting.secret)
         raise ConfigError(f"{setting.name} {problem}, got {shown!r} from {source}", hint=f"mend it in {source}")
 
 
-def _is_positive_number(value: str) -> bool:
+def _is_number(value: str, fits: Callable[[float], bool]) -> bool:
     try:
-        return 0 < float(value) < float("inf")
+        return fits(float(value)) and float(value) < float("inf")
     except ValueError:
         return False
 

@@ -88,7 +88,7 @@ def _gateway(
     config = ProviderConfigFile.model_validate(
         {"providers": {"llm": {"active": providers}}, "llm_routing": {"rules": rules}}
     )
-    return LLMGateway(Router(config, lambda name: None), backend, mode="live", deadline_s=deadline_s)
+    return LLMGateway(Router(config, lambda family, name: None), backend, mode="live", deadline_s=deadline_s)
 
 
 def _brief(**options: object) -> LLMRequest:

@@ -55,7 +55,7 @@ def _gateway(backend: ScriptedImages, tmp_path: Path) -> MediaGateway:
     config = ProviderConfigFile.model_validate(
         {"providers": {"media": {"active": ["a", "b"]}}, "media_routing": {"image": rules}}
     )
-    router = Router(config, lambda name: None)
+    router = Router(config, lambda family, name: None)
     return MediaGateway(router, backend, ImageStore(tmp_path / "images"), mode="live")
 
 

@@ -67,7 +67,7 @@ def test_a_package_s_provider_is_found_by_its_name(install: Install, tmp_path: P
     assert issubclass(llm_provider("parrot"), LLMProvider)
     (tmp_path / "provider_config.yaml").write_text("providers: {llm: {active: [parrot]}}")
     settings = load_settings(environ={"PARROT_MODEL": "ara"}, folder=tmp_path)
-    assert settings.default_model("parrot") == "ara"
+    assert settings.default_model("llm", "parrot") == "ara"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from routing.router import Router
 def _router(**parts: object) -> Router:
     providers = {"llm": {"active": ["home", "rented"]}, "media": {"active": ["desk", "cloud"]}}
     config = ProviderConfigFile.model_validate({"providers": providers, **parts})
-    return Router(config, {"home": "home-default"}.get)
+    return Router(config, lambda family, name: {"home": "home-default"}.get(name))
 
 
 RULES = _router(

@@ -66,7 +66,7 @@ def test_the_choice_is_that_of_the_reference(active: list[str], rules: list[Rule
     config = ProviderConfigFile.model_validate(
         {"providers": {"llm": {"active": active}}, "llm_routing": {"rules": rules}}
     )
-    router = Router(config, DEFAULTS.get)
+    router = Router(config, lambda family, name: DEFAULTS.get(name))
     wanted = reference(active, rules, request["role"], request["task"], request.get("options", {}))
     try:
         chosen: Any = [(route.provider, route.model) for route in router.llm_routes(LLMRequest.model_validate(request))]

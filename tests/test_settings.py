@@ -15,7 +15,7 @@ def test_defaults_need_nothing(tmp_path: Path) -> None:
     assert settings.home == tmp_path / ".sparklio"
     assert settings.gateway_timeout_s == 5
     assert settings.values["OLLAMA_BASE_URL"].source == "default"
-    assert settings.default_model("ollama") == settings.text("OLLAMA_DEFAULT_MODEL")
+    assert settings.default_model("llm", "ollama") == settings.text("OLLAMA_DEFAULT_MODEL")
 
 
 def test_order_argument_environment_dotenv_yaml_default(tmp_path: Path) -> None:
