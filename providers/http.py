@@ -8,6 +8,8 @@ import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -15,11 +17,20 @@ import httpx
 
 from providers.errors import AttemptTimeoutError
 
-__all__ = ["CONNECT_TIMEOUT_S", "PerLoop", "client_options", "is_http_url"]
+__all__ = [
+    "CONNECT_TIMEOUT_S",
+    "PerLoop",
+    "client_options",
+    "is_http_url",
+    "retry_after",
+    "said",
+    "without_credentials",
+]
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
+_MAX_ERROR_CHARS = 300
 
 T = TypeVar("T")
 
@@ -31,6 +42,27 @@ def is_http_url(url: str) -> bool:
     except httpx.InvalidURL:
         return False
     return parsed.scheme in ("http", "https") and bool(parsed.host)
+
+
+def without_credentials(url: httpx.URL) -> httpx.URL:
+    return url.copy_with(userinfo=b"")
+
+
+def said(exc: BaseException) -> str:
+    """What an error says, bounded."""
+    return (str(exc) or type(exc).__name__)[:_MAX_ERROR_CHARS]
+
+
+def retry_after(headers: httpx.Headers) -> float | None:
+    """Seconds that ``Retry-After`` asks to wait, given there as seconds or as a date."""
+    value = headers.get("retry-after", "")
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        when = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
 
 
 def client_options(base_url: str, *, read_timeout_s: float, local: bool = True) -> dict[str, Any]:

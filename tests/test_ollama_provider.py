@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from providers.base import LLMChunk, LLMProviderResponse, ProviderConfig
 from providers.errors import (
     AttemptTimeoutError,
+    AuthenticationError,
     ConfigError,
     EmptyAnswerError,
     ModelNotFoundError,
@@ -650,7 +651,7 @@ async def test_key_travels_as_a_bearer_token_with_answers_and_probes() -> None:
     with respx.mock as router:
         chat = router.post("http://guarded:11434/api/chat").respond(401, json={"error": "unauthorized"})
         version = router.get("http://guarded:11434/api/version").respond(json={"version": "1"})
-        with pytest.raises(RejectedError) as caught:
+        with pytest.raises(AuthenticationError) as caught:
             await ask(provider)
         assert await provider.health_check()
     await provider.aclose()

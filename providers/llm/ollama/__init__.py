@@ -7,25 +7,16 @@ here. ``langchain_ollama`` takes most of a second to import, so the first answer
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any
 
 import httpx
 
-from providers.base import (
-    LLMChunk,
-    LLMProvider,
-    LLMProviderResponse,
-    Options,
-    ProviderConfig,
-    Setting,
-)
+from providers.base import LLMProviderResponse, Options, ProviderConfig, Setting
 from providers.errors import (
     AttemptTimeoutError,
+    AuthenticationError,
     ConfigError,
-    EmptyAnswerError,
     ModelNotFoundError,
     OverloadedError,
     PromptTooLongError,
@@ -35,31 +26,20 @@ from providers.errors import (
     TruncatedAnswerError,
     UnreachableError,
 )
-from providers.http import PerLoop
+from providers.http import retry_after, said, without_credentials
+from providers.llm._chat import ChatAnswer, ChatProvider, Exchange
 from providers.llm.ollama.exchange import (
-    ChatAnswer,
-    ChatRequest,
-    Connection,
-    Exchange,
-    current_exchange,
-    encodable,
+    OllamaConnection,
+    OllamaRequest,
     error_text,
     estimate_request,
     estimate_tokens,
     foreign_errors,
     meta_of,
-    retry_after,
-    said,
     usage_of,
-    without_credentials,
 )
 
-if TYPE_CHECKING:
-    from langchain_core.messages import AIMessageChunk
-
 __all__ = ["OllamaProvider", "estimate_tokens"]
-
-T = TypeVar("T")
 
 DEFAULT_NUM_CTX = 8192
 DEFAULT_NUM_PREDICT = 2048
@@ -72,7 +52,7 @@ _FRESH_LOAD_MS = 500  # a model that is in memory already "loads" in tens of mil
 _PROBE_TIMEOUT_S = 5.0
 
 
-class OllamaProvider(LLMProvider):
+class OllamaProvider(ChatProvider[OllamaRequest]):
     """Ollama's models. ``models.<provider>.<model>`` of provider_config.yaml holds the options of each.
 
     ``keep_alive`` and ``think`` go where Ollama wants them, the rest (``num_ctx``, ``num_predict``, ``top_p``, ...)
@@ -84,8 +64,6 @@ class OllamaProvider(LLMProvider):
     """
 
     vendor = "ollama"
-    supports_json = True
-    supports_streaming = True
     settings = (
         Setting("OLLAMA_BASE_URL", "Address of the Ollama server.", default="http://localhost:11434", kind="url"),
         Setting("OLLAMA_DEFAULT_MODEL", "Model where no rule of provider_config.yaml names one.", kind="model"),
@@ -95,37 +73,14 @@ class OllamaProvider(LLMProvider):
 
     def __init__(self, config: ProviderConfig) -> None:
         super().__init__(config)
-        self._connections = PerLoop(self._connect, Connection.aclose)
         self._spilled: dict[str, bool] = {}
         for model, own in config.models.items():
             for key in _BOUNDS.keys() & own.keys():
                 self._check_bound(model, key, own[key])
 
-    async def generate(self, prompt: str, role: str, task: str, mode: str, options: Options) -> LLMProviderResponse:
-        async with aclosing(self.stream(prompt, role, task, mode, options)) as chunks:
-            async for chunk in chunks:
-                if chunk.response is not None:
-                    return chunk.response
-        raise AssertionError("stream() ends in a response or in an error")
-
-    async def stream(
-        self, prompt: str, role: str, task: str, mode: str, options: Options
-    ) -> AsyncGenerator[LLMChunk, None]:
-        """As the base class says. The connection is back in the pool before the last chunk comes."""
-        request = self._request(prompt, mode, options)
-        answer = ChatAnswer()
-        async with aclosing(self._pieces(request)) as pieces:
-            async for piece in pieces:
-                text = answer.add(piece)
-                if text:
-                    yield LLMChunk(text=text)
-        response = self._response(request, answer)
-        response.meta["degraded"] = await self._on_cpu(request.model, response.meta)
-        yield LLMChunk(response=response)
-
     async def prepare(self) -> None:
         async with self._connections.borrow() as connection:
-            _ = connection.chat
+            connection.chat("")
         await self.health_check()
 
     async def health_check(self) -> bool:
@@ -167,30 +122,13 @@ class OllamaProvider(LLMProvider):
             )
         return self._spilled[model]
 
-    async def aclose(self) -> None:
-        await self._connections.aclose()
-
     # -- the request ---------------------------------------------------------------------------------------------------
 
-    def _request(self, prompt: str, mode: str, options: Options) -> ChatRequest:
+    def _request(self, prompt: str, mode: str, options: Options) -> OllamaRequest:
         """Raises RejectedError for an empty prompt, PromptTooLongError for one that does not fit."""
-        if not prompt.strip():
-            raise RejectedError(
-                "the prompt is empty, and Ollama answers an empty turn with nothing",
-                provider=self.config.name,
-                hint="give the request a payload",
-            )
-        system = options.get("system") or ""
-        tools = options.get("tools") if mode == "tools" else None
-        request = ChatRequest(
-            mode=mode,
-            model=options["model"],
-            system=encodable(system),
-            prompt=encodable(prompt),
-            arguments=self._arguments(mode, tools, options),
-            seconds=self._seconds(options),
-            estimate=estimate_request(system, prompt, tools),
-        )
+        plain = self._plain_request(prompt, mode, options)
+        estimate = estimate_request(plain.system, plain.prompt, plain.arguments.get("tools"))
+        request = OllamaRequest(**vars(plain), estimate=estimate)
         if request.estimate + request.num_predict > request.num_ctx:
             raise self._too_long(
                 f"the prompt takes about {request.estimate} tokens and the answer up to {request.num_predict}, "
@@ -199,16 +137,15 @@ class OllamaProvider(LLMProvider):
             )
         return request
 
-    def _arguments(self, mode: str, tools: object, options: Options) -> dict[str, Any]:
-        """Keyword arguments of one call of ChatOllama."""
+    def _arguments(self, mode: str, options: Options) -> dict[str, Any]:
         own = {**_BOUNDS, **self.config.models.get(options["model"], {})}
         arguments = {"model": options["model"], "keep_alive": own.pop("keep_alive", DEFAULT_KEEP_ALIVE)}
         if (think := own.pop("think", None)) is not None:
             arguments["reasoning"] = think
         if mode == "json":
             arguments["format"] = options.get("json_schema") or "json"
-        if tools:
-            arguments["tools"] = tools
+        if mode == "tools" and options.get("tools"):
+            arguments["tools"] = options["tools"]
         asked = {
             "num_predict": options.get("max_tokens"),
             "temperature": options.get("temperature"),
@@ -224,31 +161,18 @@ class OllamaProvider(LLMProvider):
                 hint="mend it in provider_config.yaml; an answer without a bound can run on for ever",
             )
 
-    def _seconds(self, options: Options) -> float:
-        """What one attempt may take. ``timeout_s`` may come from a stranger: it can only shorten it."""
-        own = self.config.seconds("OLLAMA_TIMEOUT")
-        asked = options.get("timeout_s")
-        return min(own, asked) if isinstance(asked, int | float) and asked > 0 else own
+    def _timeout(self) -> float:
+        return self.config.seconds("OLLAMA_TIMEOUT")
 
     # -- the exchange --------------------------------------------------------------------------------------------------
 
-    def _connect(self) -> Connection:
-        return Connection(
-            self._url,
-            api_key=self.config.values.get("OLLAMA_API_KEY"),
-            read_timeout_s=self.config.seconds("OLLAMA_TIMEOUT"),
+    def _connect(self) -> OllamaConnection:
+        return OllamaConnection(
+            self._url, api_key=self.config.values.get("OLLAMA_API_KEY"), read_timeout_s=self._timeout()
         )
 
-    async def _pieces(self, request: ChatRequest) -> AsyncGenerator[AIMessageChunk, None]:
-        async with self._connections.borrow() as connection:
-            answer = connection.chat.astream(request.messages(), **request.arguments)
-            pieces = cast("AsyncGenerator[AIMessageChunk, None]", answer)
-            exchange = Exchange(request.model, request.seconds)
-            # ChatOllama's generators do not close each other: without the second one here the response of an answer
-            # that nobody reads to its end would stay open until the garbage collector comes by.
-            async with aclosing(pieces), aclosing(exchange):
-                while (piece := await self._step(exchange, lambda: anext(pieces, None))) is not None:
-                    yield piece
+    def _foreign(self) -> tuple[type[Exception], ...]:
+        return foreign_errors()
 
     async def _get(self, path: str, key: str) -> Any:
         """``key`` of a probe's JSON answer; none of the probes loads a model."""
@@ -259,26 +183,12 @@ class OllamaProvider(LLMProvider):
 
             return await self._step(Exchange(None, _PROBE_TIMEOUT_S), probe)
 
-    async def _step(self, exchange: Exchange, step: Callable[[], Awaitable[T]]) -> T:
-        """One step of an exchange, its errors translated.
-
-        Each step has the time limit to itself: around a ``yield`` it would strike the caller, in the caller's own code.
-        """
-        token = current_exchange.set(exchange)
-        try:
-            async with asyncio.timeout_at(exchange.deadline):
-                return await step()
-        except foreign_errors() as exc:
-            raise self._translated(exc, exchange) from exc
-        finally:
-            current_exchange.reset(token)
-
     # -- the answer ----------------------------------------------------------------------------------------------------
 
-    def _response(self, request: ChatRequest, answer: ChatAnswer) -> LLMProviderResponse:
+    async def _response(self, request: OllamaRequest, answer: ChatAnswer) -> LLMProviderResponse:
         """Raises ServerError, PromptTooLongError, TruncatedAnswerError or EmptyAnswerError for what is no answer."""
-        end = answer.end
-        if end is None:
+        end = answer.metadata
+        if not end.get("done"):
             raise self._error(ServerError, "Ollama's answer broke off before its last line", hint="try again")
         self._check_context(request, end.get("prompt_eval_count"))
         reason = end.get("done_reason")
@@ -287,18 +197,20 @@ class OllamaProvider(LLMProvider):
                 TruncatedAnswerError,
                 f"{request.model} stopped at its limit of {request.num_predict} tokens",
                 hint=f"ask for more max_tokens, or raise {self._key(request.model, 'num_predict')}",
+                usage=usage_of(end),
             )
         if reason in ("load", "unload") or not (answer.text.strip() or answer.calls):
-            raise self._empty(request.model, reason)
+            raise self._nothing(request.model, reason)
+        meta = meta_of(end) | {"num_ctx": request.num_ctx, "prompt_tokens_estimate": request.estimate}
         return LLMProviderResponse(
             provider=self.config.name,
             model=request.model,
             usage=usage_of(end),
             output=answer.output(request.mode),
-            meta=meta_of(end) | {"num_ctx": request.num_ctx, "prompt_tokens_estimate": request.estimate},
+            meta=meta | {"degraded": await self._on_cpu(request.model, meta)},
         )
 
-    def _check_context(self, request: ChatRequest, evaluated: int | None) -> None:
+    def _check_context(self, request: OllamaRequest, evaluated: int | None) -> None:
         """Ollama drops the front of a prompt that does not fit and answers the rest, with a 200 (ollama#17427).
 
         The count is absent where the prompt was cached, so absence says nothing.
@@ -336,7 +248,7 @@ class OllamaProvider(LLMProvider):
             )
         if type(exc) is ValueError:
             # astream()'s word for a stream without a piece: a line `done_reason: load`, which ChatOllama skips.
-            return self._empty(exchange.model, "load")
+            return self._nothing(exchange.model, "load")
         return self._error(ServerError, f"Ollama failed in the middle of an answer: {said(exc)}", hint="try again")
 
     def _refused(self, response: httpx.Response, model: str | None) -> ProviderError:
@@ -346,6 +258,13 @@ class OllamaProvider(LLMProvider):
                 ModelNotFoundError,
                 f"Ollama has no model {model!r}: {text}",
                 hint=f"ollama pull {model}   (on the machine of {self._url_shown})",
+                status=status,
+            )
+        if status in (401, 403):
+            return self._error(
+                AuthenticationError,
+                f"Ollama wants a key or refuses this one (status {status}): {text}",
+                hint=f"set OLLAMA_API_KEY to a key of {self._url_shown}",
                 status=status,
             )
         if status in (429, 503):
@@ -377,14 +296,10 @@ class OllamaProvider(LLMProvider):
             else f"does the server at {self._url_shown} hang?",
         )
 
-    def _empty(self, model: str | None, reason: str | None) -> ProviderError:
-        return self._error(
-            EmptyAnswerError,
-            f"{model} answered with nothing (done_reason {reason!r})",
-            hint=f"try again; if it stays so, set `think: false` in {self._key(model, '')}",
-        )
+    def _nothing(self, model: str | None, reason: str | None) -> ProviderError:
+        return self._empty(model, reason, hint=f"try again; if it stays so, set `think: false` in {self._key(model)}")
 
-    def _too_long(self, message: str, request: ChatRequest) -> ProviderError:
+    def _too_long(self, message: str, request: OllamaRequest) -> ProviderError:
         return self._error(
             PromptTooLongError,
             message,
@@ -395,13 +310,6 @@ class OllamaProvider(LLMProvider):
                 "num_ctx": request.num_ctx,
             },
         )
-
-    def _error(self, leaf: type[ProviderError], message: str, *, hint: str, **facts: Any) -> ProviderError:
-        return leaf(message, provider=self.config.name, hint=hint, **facts)
-
-    def _key(self, model: str | None, option: str) -> str:
-        key = ".".join(part for part in ("models", self.config.name, model, option) if part)
-        return f"`{key}` in provider_config.yaml"
 
     @property
     def _url(self) -> httpx.URL:
