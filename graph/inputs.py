@@ -1,12 +1,13 @@
 """The input of a run: the file's form, checked, with its materials read in.
 
 ``language: ko|en``, ``brand: {name, industry, uploaded_materials}``, ``product: {name, category, target, key_features,
-facts}``, ``image: {kind, aspect_ratio, workflow, seed}``.
+facts, photo}``, ``image: {kind, aspect_ratio, workflow, seed}``. An input file names files beside it as materials and
+photo; from Python a material comes as its text, a photo as the id of a stored one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from graph.state import PageInput
 from providers.errors import InputError, nearest
-from routing.contracts import AspectRatio, Language, Seed, Word, WorkflowId
+from routing.contracts import AspectRatio, ImageId, Language, Seed, Word, WorkflowId
 from routing.yaml_text import read_mapping
 
 __all__ = ["BrandForm", "ImageForm", "ProductForm", "RunInput", "load_input"]
@@ -74,18 +75,30 @@ class ProductForm(_Form):
     facts: dict[Name, Fact] = Field(default={}, max_length=100)
 
 
-class ImageForm(_Form):
+class _GivenProduct(ProductForm):
+    """``photo`` is the id of a stored picture."""
+
+    photo: ImageId | None = None
+
+
+class _GivenImage(_Form):
     kind: Word | None = None
     aspect_ratio: AspectRatio | None = None
     workflow: WorkflowId | None = None
     seed: Seed | None = None
 
 
+class ImageForm(_GivenImage):
+    """The state's form. The photo stands here and not beside the product, which is what every agent's prompt holds."""
+
+    photo: ImageId | None = None
+
+
 class RunInput(_Form):
     language: Language = "ko"
     brand: BrandForm
-    product: ProductForm
-    image: ImageForm = ImageForm()
+    product: _GivenProduct
+    image: _GivenImage = _GivenImage()
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], *, source: str = "input") -> RunInput:
@@ -104,17 +117,22 @@ class RunInput(_Form):
         """The state that a graph starts from."""
         return PageInput(
             brand_input=self.brand.model_dump(),
-            product_input=self.product.model_dump(),
-            image_input=self.image.model_dump(exclude_none=True),
+            product_input=self.product.model_dump(exclude={"photo"}),
+            image_input=ImageForm(**self.image.model_dump(), photo=self.product.photo).model_dump(exclude_none=True),
             language=self.language,
         )
 
 
-def load_input(path: Path) -> RunInput:
-    """Read an input file; each of its ``uploaded_materials`` becomes ``{name, text}``.
+def load_input(path: Path, keep_photo: Callable[[bytes, str], str]) -> RunInput:
+    """Read an input file; each of its ``uploaded_materials`` becomes ``{name, text}``, its ``photo`` an id.
+
+    Args:
+        path: the file.
+        keep_photo: stores the bytes of a photo of some media type and returns their id; called last of all.
 
     Raises:
-        InputError: no such file, not YAML, not a mapping, a wrong key or value, a material that may not be read.
+        InputError: no such file, not YAML, not a mapping, a wrong key or value, a material or photo that may not be
+            read.
     """
     data = read_mapping(
         path,
@@ -124,11 +142,36 @@ def load_input(path: Path) -> RunInput:
         max_bytes=MAX_FILE_BYTES,
         as_written=True,
     )
-    brand = data.get("brand")
+    folder = path.resolve().parent
+    brand, product = data.get("brand"), data.get("product")
     if isinstance(brand, dict) and isinstance(brand.get("uploaded_materials"), list):
-        materials = _read_materials(brand["uploaded_materials"], path.resolve().parent)
+        materials = _read_materials(brand["uploaded_materials"], folder)
         data = {**data, "brand": {**brand, "uploaded_materials": materials}}
-    return RunInput.parse(data, source=path.name)
+    if not isinstance(product, dict) or product.get("photo") is None:
+        return RunInput.parse(data, source=path.name)
+    inputs = RunInput.parse({**data, "product": {**product, "photo": None}}, source=path.name)
+    photo_id = _keep_photo(product["photo"], folder, keep_photo)
+    return inputs.model_copy(update={"product": inputs.product.model_copy(update={"photo": photo_id})})
+
+
+def _keep_photo(name: object, folder: Path, keep: Callable[[bytes, str], str]) -> str:
+    if not isinstance(name, str):
+        raise InputError("product.photo must be the name of a file", hint="e.g. photo: product.jpg")
+    from graph.photos import read_photo  # with Pillow, which most commands need not wait for
+
+    photo = read_photo(_beside(folder, name, "product.photo"), name)
+    return keep(photo.content, photo.media_type)
+
+
+def _beside(folder: Path, name: str, key: str) -> Path:
+    """The file ``name`` of the input file's folder or one below it, wherever links lead."""
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError, RuntimeError) as exc:  # a null byte in the name, links in a circle
+        raise InputError(f"{key}: cannot read {name!r}: {exc}", hint="mend the name, or remove it") from exc
+    if not path.is_relative_to(folder):
+        raise InputError(f"{key}: {name!r} lies outside the input file's folder", hint="copy the file beside the input")
+    return path
 
 
 def _read_materials(items: list[Any], folder: Path) -> list[Any]:
@@ -149,13 +192,8 @@ def _read_materials(items: list[Any], folder: Path) -> list[Any]:
 
 
 def _read_material(name: str, folder: Path, bytes_left: int) -> str:
+    path = _beside(folder, name, "uploaded_materials")
     try:
-        path = (folder / name).resolve()
-        if not path.is_relative_to(folder):
-            raise InputError(
-                f"uploaded_materials: {name!r} lies outside the input file's folder",
-                hint="copy the file beside the input",
-            )
         if path.stat().st_size > bytes_left:
             raise InputError(
                 f"uploaded_materials: with {name!r} the files exceed {MAX_MATERIAL_BYTES:,} bytes together",
@@ -164,12 +202,12 @@ def _read_material(name: str, folder: Path, bytes_left: int) -> str:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as exc:
         raise InputError(
-            f"uploaded_materials: {name!r} is not UTF-8 text", hint="give text files; PDFs and images are not read"
+            f"uploaded_materials: {name!r} is not UTF-8 text",
+            hint="give text files; PDFs are not read, and a picture of the product belongs under product.photo",
         ) from exc
-    except (OSError, ValueError) as exc:  # ValueError: a null byte in the name
-        reason = getattr(exc, "strerror", None) or exc
+    except OSError as exc:
         raise InputError(
-            f"uploaded_materials: cannot read {name!r}: {reason}", hint="mend the name, or remove it"
+            f"uploaded_materials: cannot read {name!r}: {exc.strerror or exc}", hint="mend the name, or remove it"
         ) from exc
     if "\0" in content:
         raise InputError(f"uploaded_materials: {name!r} is binary", hint="give text files")
@@ -191,6 +229,11 @@ def _explain(source: str, error: ErrorDetails) -> InputError:
         return InputError(
             f"{source}: {key} must be {{name, text}}", hint="paths are read from an input file only; send the text"
         )
+    if location == ("product", "photo"):
+        return InputError(
+            f"{source}: {key} must be the id of a stored photo",
+            hint="store it first: `await studio.add_photo(path)`; an input file names the photo's file",
+        )
     problem, hint = _IN_WORDS.get(error["type"], (error["msg"], "mend {key}"))
     return InputError(f"{source}: {key}: {problem.format(**error.get('ctx', {}))}", hint=hint.format(key=key))
 
@@ -210,7 +253,7 @@ _IN_WORDS = {
 
 
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    forms: dict[str, type[BaseModel]] = {"brand": BrandForm, "product": ProductForm, "image": ImageForm}
+    forms: dict[str, type[BaseModel]] = {"brand": BrandForm, "product": _GivenProduct, "image": _GivenImage}
     if "uploaded_materials" in location[:-1]:
         return list(Material.model_fields)
     form = forms.get(str(location[0]), RunInput) if len(location) > 1 else RunInput

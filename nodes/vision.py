@@ -1,7 +1,8 @@
 """vision / image_prompt, then the image itself: a picture of the product that fits the brief and the hero section.
 
 Besides the brief and the hero it reads the product and the brand: a picture of "a bottle" is not one of this bottle,
-and the brand's colours set the scene.
+and the brand's colours set the scene. Where there is a photo of the product, pictures that show it by itself start from
+that; a banner or a concept is composed anew.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from routing.contracts import ImageOptions, ImageRequest, Language
 
 ROLE, TASK = "vision", "image_prompt"
 DEFAULTS: dict[str, Any] = {"kind": "product_shot", "aspect_ratio": "16:9"}
+FROM_PHOTO = ("product_shot", "thumbnail")
 
 
 class VisionInput(TypedDict):
@@ -34,7 +36,9 @@ class VisionUpdate(TypedDict):
 def planned_request(image_input: dict[str, Any]) -> ImageRequest:
     """The image request as far as it is known before a word is written: enough to see whether it can be served."""
     wish = DEFAULTS | image_input
-    options = ImageOptions(aspect_ratio=wish["aspect_ratio"], workflow=wish.get("workflow"), seed=wish.get("seed"))
+    options = ImageOptions(
+        aspect_ratio=wish["aspect_ratio"], workflow=wish.get("workflow"), photo=_photo(wish), seed=wish.get("seed")
+    )
     return ImageRequest(kind=wish["kind"], prompt=TASK, options=options)
 
 
@@ -47,6 +51,8 @@ async def vision(state: VisionInput, runtime: Runtime[Context]) -> VisionUpdate:
         "product_input": state["product_input"],
         "image": {"kind": wish["kind"], "aspect_ratio": wish["aspect_ratio"]},
     }
+    if _photo(wish):
+        payload["image"]["from_photo"] = True
     written = await runtime.context.ask(ROLE, TASK, payload, language=state.get("language", "ko"))
     request = _image_request(payload, wish, written, runtime.context)
     answer = await runtime.context.make_image(request)
@@ -69,6 +75,11 @@ async def vision(state: VisionInput, runtime: Runtime[Context]) -> VisionUpdate:
     }
 
 
+def _photo(wish: dict[str, Any]) -> str | None:
+    """The id of the photo that the picture starts from."""
+    return wish.get("photo") if wish["kind"] in FROM_PHOTO else None
+
+
 def _image_request(
     payload: dict[str, Any], wish: dict[str, Any], written: dict[str, Any], context: Context
 ) -> ImageRequest:
@@ -87,6 +98,7 @@ def _image_request(
         options=ImageOptions(
             aspect_ratio=wish["aspect_ratio"],
             workflow=wish.get("workflow"),
+            photo=_photo(wish),
             negative_prompt=written["negative_prompt"] or None,
             seed=seed,
             idempotency_key=context.job_key(ROLE, payload, wish, seed),

@@ -4,17 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from graph.inputs import RunInput, load_input
 from providers.errors import InputError
 from tests.conftest import BRAND, PRODUCT
 
+PHOTO_ID = "0123456789abcdef" * 2
 GOOD = "brand: {name: 소리결}\nproduct: {name: 에어 2, key_features: [가벼움]}\n"
+
+
+def _nowhere(content: bytes, media_type: str) -> str:
+    raise AssertionError("an input without a photo, or with another mistake, stores none")
 
 
 def _refused(path: Path) -> InputError:
     with pytest.raises(InputError) as caught:
-        load_input(path)
+        load_input(path, _nowhere)
     assert caught.value.hint
     return caught.value
 
@@ -68,7 +74,7 @@ def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
 def test_facts_stay_what_was_written(tmp_path: Path) -> None:
     facts = "출시일: 2026-01-02, 가격: 89000, 시간: 1:30, 코드: 010, 버전: 1.10, 없는 날: 2024-13-45"
     text = f"brand: {{name: 2080}}\nproduct: {{name: 500, key_features: [30], facts: {{{facts}}}}}"
-    loaded = load_input(_file(tmp_path, text))
+    loaded = load_input(_file(tmp_path, text), _nowhere)
     assert (loaded.brand.name, loaded.product.name, loaded.product.key_features) == ("2080", "500", ["30"])
     assert loaded.product.facts == {
         "출시일": "2026-01-02",
@@ -82,7 +88,7 @@ def test_facts_stay_what_was_written(tmp_path: Path) -> None:
 
 def test_a_folded_text_is_one_line(tmp_path: Path) -> None:
     text = "brand: {name: x}\nproduct: {name: y, key_features: ['a\n\n  b']}"
-    assert load_input(_file(tmp_path, text)).product.key_features == ["a b"]
+    assert load_input(_file(tmp_path, text), _nowhere).product.key_features == ["a b"]
 
 
 def _with_materials(tmp_path: Path, *names: str) -> Path:
@@ -93,7 +99,7 @@ def _with_materials(tmp_path: Path, *names: str) -> Path:
 
 def test_materials_are_read_in(tmp_path: Path) -> None:
     (tmp_path / "guide.md").write_text("말투: 담백하게")
-    loaded = load_input(_with_materials(tmp_path, "guide.md"))
+    loaded = load_input(_with_materials(tmp_path, "guide.md"), _nowhere)
     assert loaded.to_state()["brand_input"]["uploaded_materials"] == [{"name": "guide.md", "text": "말투: 담백하게"}]
 
 
@@ -128,3 +134,78 @@ def test_from_python_materials_come_inline_never_as_a_path() -> None:
     bounded: dict[str, Any] = {**BRAND, "uploaded_materials": [{"name": "g", "text": "x" * 200_001}]}
     with pytest.raises(InputError, match="200,000"):
         RunInput.parse({"brand": bounded, "product": PRODUCT})
+
+
+def _with_photo(tmp_path: Path, photo: str, beside: str = "") -> Path:
+    return _file(tmp_path, f"brand: {{name: x}}\nproduct: {{name: y, key_features: [a], photo: {photo}}}\n{beside}")
+
+
+def _png(path: Path) -> Path:
+    Image.new("RGB", (80, 64), "red").save(path)
+    return path
+
+
+def test_a_photo_is_stored_and_only_vision_s_input_knows_its_id(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    kept: list[tuple[bytes, str]] = []
+
+    def keep(content: bytes, media_type: str) -> str:
+        kept.append((content, media_type))
+        return PHOTO_ID
+
+    content = _png(tmp_path / "pictures" / "y.png").read_bytes()
+    state = load_input(_with_photo(tmp_path, "pictures/y.png", "image: {kind: thumbnail}"), keep).to_state()
+    assert kept == [(content, "image/png")]
+    assert state["image_input"] == {"kind": "thumbnail", "photo": PHOTO_ID}
+    assert "photo" not in state["product_input"]
+    assert PHOTO_ID not in str([state["brand_input"], state["product_input"]])
+
+
+def test_without_a_photo_the_state_is_as_ever(tmp_path: Path) -> None:
+    state = load_input(_with_photo(tmp_path, "null"), _nowhere).to_state()
+    assert state["image_input"] == {}
+    assert "photo" not in state["product_input"]
+
+
+@pytest.mark.parametrize(
+    ("photo", "says"),
+    [
+        ("missing.png", "cannot read 'missing.png'"),
+        ("..", "outside the input file's folder"),
+        ("../secret.png", "outside the input file's folder"),
+        ("/etc/hostname", "outside the input file's folder"),
+        ("link.png", "outside the input file's folder"),
+        ("loop.png", "cannot read 'loop.png'"),
+        (".", "cannot read '.'"),
+        ('"a\\0b"', "null byte"),
+        ("guide.md", "not a PNG, JPEG or WebP image"),
+        ("3", "must be the name of a file"),
+        ("[a.png]", "must be the name of a file"),
+        (PHOTO_ID, f"cannot read '{PHOTO_ID}'"),
+    ],
+)
+def test_a_photo_is_a_file_beside_the_input(tmp_path: Path, photo: str, says: str) -> None:
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    _png(tmp_path / "secret.png")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "guide.md").write_text("말투: 담백하게")
+    assert says in _refused(_with_photo(folder, photo)).message
+
+
+def test_a_photo_is_stored_last_of_all(tmp_path: Path) -> None:
+    _png(tmp_path / "y.png")
+    assert "image.kidn" in _refused(_with_photo(tmp_path, "y.png", "image: {kidn: hero}")).message
+
+
+def test_from_python_a_photo_is_an_id_never_a_path() -> None:
+    given = RunInput.parse({"brand": BRAND, "product": {**PRODUCT, "photo": PHOTO_ID}})
+    assert given.to_state()["image_input"] == {"photo": PHOTO_ID}
+    for wrong in ("/etc/passwd", "photo.png", PHOTO_ID.upper(), PHOTO_ID + "\n", b"\x89PNG", ["x"]):
+        with pytest.raises(InputError) as caught:
+            RunInput.parse({"brand": BRAND, "product": {**PRODUCT, "photo": wrong}})
+        assert "product.photo must be the id of a stored photo" in caught.value.message
+        assert "add_photo" in caught.value.hint
+    with pytest.raises(InputError, match=r"unknown key image\.photo"):
+        RunInput.parse({"brand": BRAND, "product": PRODUCT, "image": {"photo": PHOTO_ID}})

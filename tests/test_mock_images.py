@@ -6,7 +6,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops
 
 from routing.mock import draw_image
 from routing.mock.canvas import palette_of
@@ -62,6 +62,44 @@ def test_products_kinds_seeds_and_colors_give_different_pictures():
     pictures += [draw(seed=seed) for seed in range(8, 16)]
     pictures += [draw(brand={"product": "고요 찻잔", "colors": [color]}) for color in ("#AA2222", "#2222AA")]
     assert len(set(pictures)) == len(pictures)
+
+
+def _photo(width: int, height: int) -> bytes:
+    """Four patches of colour in the corners."""
+    photo = Image.new("RGB", (2, 2))
+    photo.putdata([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)])
+    file = BytesIO()
+    photo.resize((width, height), Image.Resampling.NEAREST).save(file, "PNG")
+    return file.getvalue()
+
+
+def _patches(picture: Image.Image) -> list[tuple[int, int, int, int]]:
+    """Where each of the photo's four colours stands in a picture: left, top, right, bottom."""
+    boxes = []
+    for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)):
+        far = ImageChops.difference(picture.convert("RGB"), Image.new("RGB", picture.size, color)).convert("L")
+        box = far.point([255 if value < 12 else 0 for value in range(256)]).getbbox()
+        assert box is not None, color
+        boxes.append(box)
+    return boxes
+
+
+@pytest.mark.parametrize("kind", ["product_shot", "thumbnail"])
+@pytest.mark.parametrize("size", [(1344, 768), (768, 1344), (320, 320)])
+@pytest.mark.parametrize("shape", [(300, 400), (900, 300), (80, 80)])
+def test_a_photo_is_shown_whole_and_in_its_own_proportions(kind, size, shape):
+    picture = opened(draw(kind=kind, width=size[0], height=size[1], photo=_photo(*shape)))
+    assert picture.size == size
+    boxes = _patches(picture)
+    widths, heights = zip(*((right - left, lower - upper) for left, upper, right, lower in boxes), strict=True)
+    assert max(widths) - min(widths) <= 4, "nothing is cut off on either side"
+    assert max(heights) - min(heights) <= 4
+    assert sum(widths) / sum(heights) == pytest.approx(shape[0] / shape[1], rel=0.1)
+
+
+def test_another_photo_is_another_picture_and_the_same_one_the_same():
+    assert draw(photo=_photo(80, 80)) == draw(photo=_photo(80, 80))
+    assert len({draw(), draw(photo=_photo(80, 80)), draw(photo=_photo(80, 160))}) == 3
 
 
 THINGS = (

@@ -13,7 +13,9 @@ from providers.media.comfyui.workflow import WorkflowFolder, packaged_workflows,
 from providers.media.sizes import SDXL_BUCKETS, choose_size, closest_bucket
 from tests.standins.comfyui import ComfyUIStandIn
 
-PACKAGED = ["concept_v1", "hero_v1", "product_shot_v1", "thumbnail_v1"]
+FROM_TEXT = ["concept_v1", "hero_v1", "product_shot_v1", "thumbnail_v1"]
+FROM_PHOTO = ["product_photo_v1"]
+PACKAGED = sorted(FROM_TEXT + FROM_PHOTO)
 
 
 def graph(**nodes: Any) -> dict[str, Any]:
@@ -47,14 +49,16 @@ def problem(content: Any) -> WorkflowError:
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_workflows_have_every_slot(name: str) -> None:
     workflow = WorkflowFolder([packaged_workflows()]).load(name)
-    assert set(workflow.slots) == {
+    assert set(workflow.slots) - {"image"} == {
         "prompt", "negative", "seed", "width", "height", "steps", "checkpoint", "filename_prefix",
     }  # fmt: skip
+    assert ("image" in workflow.slots) == (name in FROM_PHOTO)
 
 
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_workflows_satisfy_the_recorded_node_classes(name: str) -> None:
     stand_in = ComfyUIStandIn()
+    stand_in.files["input", "", "product.png"] = b"a photo"
     error, outputs, node_errors = stand_in._validate(WorkflowFolder([packaged_workflows()]).load(name).graph)
     assert (error, outputs, node_errors) == (None, ["9"], {})
     stand_in.loop.close()
@@ -68,8 +72,20 @@ def test_packaged_workflows_differ_in_what_matters_for_their_kind() -> None:
     negatives = {w.read(w.graph, "negative") for w in loaded}
     assert len(samplers) == len(negatives) == len(PACKAGED)
     for workflow in loaded:
-        latent = workflow.graph["5"]["inputs"]
-        assert (latent["width"], latent["height"]) in SDXL_BUCKETS
+        assert (workflow.read(workflow.graph, "width"), workflow.read(workflow.graph, "height")) in SDXL_BUCKETS
+
+
+def test_a_picture_from_a_photo_keeps_the_whole_photo_and_part_of_it_stays() -> None:
+    workflow = WorkflowFolder([packaged_workflows()]).load(*FROM_PHOTO)
+    filled = workflow.fill({"prompt": "p", "image": "sub/jar.jpg", "width": 1344, "height": 768})
+    by_class = {node["class_type"]: node["inputs"] for node in filled.values()}
+    assert by_class["LoadImage"]["image"] == "sub/jar.jpg"
+    fitted = by_class["ResizeAndPadImage"]
+    assert (fitted["target_width"], fitted["target_height"]) == (1344, 768)
+    assert 0.4 < by_class["KSampler"]["denoise"] < 0.7
+    encoded = filled[by_class["KSampler"]["latent_image"][0]]
+    assert encoded["class_type"] == "VAEEncode"
+    assert filled[encoded["inputs"]["pixels"][0]]["class_type"] == "ResizeAndPadImage"
 
 
 # filling
@@ -103,9 +119,11 @@ def test_several_slot_words_in_one_title_and_several_nodes_for_one_word() -> Non
             n4=node("CLIPTextEncode", "second @prompt", text="", clip=["1", 1]),
             n5=node("KSamplerAdvanced", "@seed", noise_seed=0),
             n6=node("PrimitiveInt", "@steps", value=3),
+            n7=node("LoadImage", "@image", image="example.png"),
         )
     )
-    filled = workflow.fill({"prompt": "p", "width": 10, "height": 20, "seed": 9, "steps": 4})
+    filled = workflow.fill({"prompt": "p", "width": 10, "height": 20, "seed": 9, "steps": 4, "image": "a/b.png"})
+    assert filled["7"]["inputs"]["image"] == "a/b.png"
     assert filled["3"]["inputs"] == {"width": 10, "height": 20}
     assert filled["2"]["inputs"]["text"] == filled["4"]["inputs"]["text"] == "p"
     assert filled["5"]["inputs"]["noise_seed"] == 9

@@ -19,6 +19,7 @@ from providers.base import (
     LLMOutput,
     LLMProviderResponse,
     OutputType,
+    Photo,
     Usage,
 )
 from providers.media.sizes import choose_size
@@ -78,6 +79,7 @@ class MockImages:
         width, height = choose_size(
             options.get("width"), options.get("height"), options.get("aspect_ratio"), _DEFAULT_SIZE
         )
+        photo: Photo | None = options.get("photo")
         for step in range(1, _STEPS + 1):
             yield ImageChunk(step=step, steps=_STEPS)
         content = await asyncio.to_thread(
@@ -88,6 +90,7 @@ class MockImages:
             width=width,
             height=height,
             seed=seed,
+            photo=photo.content if photo is not None else None,
         )
         meta = {
             "workflow": route.workflow,

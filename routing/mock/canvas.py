@@ -11,7 +11,7 @@ from functools import partial
 from io import BytesIO
 from random import Random
 
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from routing.mock.colors import RGB, rgb_of
 from routing.mock.lettering import fit_text, text_mask
@@ -150,6 +150,15 @@ class Canvas:
             self.rectangle(package.edge_at(foot, size, side), color, opacity, 0.02 * size, blur=0.014)
         ink = self.palette.ink if lightness(colors[package.label_on]) > 0.5 else WHITE
         self.text(name, package.label_at(foot, size), size * 0.13, ink)
+
+    def photo(self, photo: Image.Image, box: Box) -> None:
+        """A photo as large as it fits into a box, whole and in its own proportions, standing on the box's ground."""
+        room = max(1, round(box[2] - box[0])), max(1, round(box[3] - box[1]))
+        fitted = ImageOps.contain(photo, room)
+        x, y = round((box[0] + box[2] - fitted.width) / 2), round(box[3] - fitted.height)
+        down = self.unit * 0.02
+        self.rectangle((x, y + down, x + fitted.width, box[3] + down), self.palette.ink, 0.35, blur=0.02)
+        self.image.paste(fitted, (x, y))
 
     def _package_colors(self) -> tuple[RGB, RGB]:
         """Dark body with a light label, or the other way round."""

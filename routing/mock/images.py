@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from io import BytesIO
 from random import Random
 from typing import Any
+
+from PIL import Image
 
 from routing.mock.canvas import WHITE, Canvas, mix, palette_of
 from routing.mock.colors import find_colors, palette_for
@@ -19,7 +22,9 @@ __all__ = ["draw_image"]
 _LONGEST_NAME = 60
 
 
-def draw_image(*, prompt: str, kind: str, brand: Mapping[str, Any], width: int, height: int, seed: int) -> bytes:
+def draw_image(
+    *, prompt: str, kind: str, brand: Mapping[str, Any], width: int, height: int, seed: int, photo: bytes | None = None
+) -> bytes:
     """A PNG of exactly ``width`` by ``height`` pixels; the same arguments always give the same bytes.
 
     Args:
@@ -27,6 +32,7 @@ def draw_image(*, prompt: str, kind: str, brand: Mapping[str, Any], width: int, 
         kind: ``product_shot``, ``hero``, ``concept`` and ``thumbnail`` are each composed in their own way.
         brand: ``colors`` (#RRGGBB), ``product`` and ``name``, as far as they are known.
         seed: light, shape and placing.
+        photo: a picture of the product, shown whole in place of a drawn one.
     """
     brand_name = as_text(brand.get("name"))
     name = as_text(brand.get("product")) or brand_name or clip(as_text(prompt), 40)
@@ -34,8 +40,11 @@ def draw_image(*, prompt: str, kind: str, brand: Mapping[str, Any], width: int, 
     # What a prompt says after its subject is about light and props.
     subject = ",".join(as_text(prompt).split(",")[:2])
     canvas = Canvas(width, height, palette_of(colors), Random(stable_number(name, kind, seed)))
-    thing = canvas.chance.choice(packages_for((subject, name)))
-    _COMPOSITIONS.get(kind, _still_life)(canvas, thing, clip(name, _LONGEST_NAME))
+    if photo is None:
+        thing = canvas.chance.choice(packages_for((subject, name)))
+        _COMPOSITIONS.get(kind, _still_life)(canvas, thing, clip(name, _LONGEST_NAME))
+    else:
+        _photo_shot(canvas, _opened(photo), clip(name, _LONGEST_NAME))
     _mark(canvas, re.sub(r"[_\s]+", " ", as_text(kind)).upper())
     return canvas.png()
 
@@ -46,6 +55,23 @@ def _mark(canvas: Canvas, label: str) -> None:
     top, middle, ink = canvas.height - pad - size, canvas.width / 2, canvas.palette.ink
     canvas.text(label, (pad, top, middle, top + 2 * size), size, ink, align="left", lines=1)
     canvas.text("MOCK", (middle, top, canvas.width - pad, top + 2 * size), size, ink, align="right", lines=1)
+
+
+def _opened(photo: bytes) -> Image.Image:
+    with Image.open(BytesIO(photo)) as image:
+        return image.convert("RGB")
+
+
+def _photo_shot(canvas: Canvas, photo: Image.Image, name: str) -> None:
+    """The photo on a table before a disc of accent, its name above."""
+    width, height, unit = canvas.width, canvas.height, canvas.unit
+    canvas.floor(height * 0.70)
+    drift = canvas.chance.uniform(-0.16, 0.16) * unit
+    canvas.ellipse((width / 2 + drift, height * 0.49), (unit * 0.34, unit * 0.34), canvas.palette.accent, 0.55)
+    canvas.photo(photo, (width * 0.1, height * 0.15, width * 0.9, height * 0.82))
+    canvas.text(
+        name, (width * 0.1, height * 0.03, width * 0.9, height * 0.12), unit * 0.05, canvas.palette.ink, lines=1
+    )
 
 
 def _product_shot(canvas: Canvas, thing: Package, name: str) -> None:

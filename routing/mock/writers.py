@@ -150,6 +150,7 @@ def image_prompt(pen: Pen) -> Fields:
     """In English whatever the language: image models know little else. The product's name stays as it is."""
     facts = pen.facts
     kind = _image_kind(pen.payload)
+    packaging = "the product exactly as in the photo" if _from_photo(pen.payload) else "unbranded plain packaging"
     noun = english_noun(facts.domain, facts.category, facts.product, facts.text)
     named = facts.subject if facts.subject.lower() not in noun.lower() else ""
     place = next((said for rule, said in _PLACES if rule.search(facts.target)), None)
@@ -160,7 +161,7 @@ def image_prompt(pen: Pen) -> Fields:
         _FRAMINGS.get(kind, f"{kind} composition" if kind.isascii() else _FRAMINGS["product_shot"]),
         "color palette of " + " and ".join(dict.fromkeys(map(color_name, facts.colors[:3]))),
         pick(_LIGHTS, "light", facts.subject, kind),
-        "shallow depth of field, realistic materials, sharp focus, high detail, unbranded plain packaging",
+        f"shallow depth of field, realistic materials, sharp focus, high detail, {packaging}",
     )
     return {"prompt": ", ".join(part for part in parts if part), "negative_prompt": _NEGATIVE}
 
@@ -169,6 +170,11 @@ def _image_kind(payload: Any) -> str:
     parts = [payload.get("image"), payload] if isinstance(payload, Mapping) else []
     kinds = (part.get("kind") for part in parts if isinstance(part, Mapping))
     return next((kind.strip()[:40] for kind in kinds if isinstance(kind, str) and kind.strip()), "product_shot")
+
+
+def _from_photo(payload: Any) -> bool:
+    image = payload.get("image") if isinstance(payload, Mapping) else None
+    return isinstance(image, Mapping) and image.get("from_photo") is True
 
 
 def rewrite(pen: Pen) -> Fields:

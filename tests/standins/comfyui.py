@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import WSMsgType, web
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageStat
 
 from tests.standins.server import StandIn
 
@@ -44,6 +44,7 @@ PREVIEW_IMAGE, JPEG = 1, 1
 TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
 
 Graph = dict[str, dict[str, Any]]
+RGB = tuple[int, int, int]
 
 
 class Fault(StrEnum):
@@ -136,6 +137,7 @@ class ComfyUIStandIn(StandIn):
         interrupts: bodies of POST /interrupt.
         deleted: prompt ids that POST /queue named.
         freed: bodies of POST /free.
+        uploads: names of every upload that arrived whole, in order.
         files: (type, subfolder, filename) -> bytes.
     """
 
@@ -166,9 +168,11 @@ class ComfyUIStandIn(StandIn):
         self.interrupts: list[dict[str, Any]] = []
         self.deleted: list[str] = []
         self.freed: list[dict[str, Any]] = []
+        self.uploads: list[str] = []
         self.files: dict[tuple[str, str, str], bytes] = {}
         self._faults: deque[Fault | None] = deque()
         self._socket_faults: deque[Fault] = deque()
+        self._upload_cuts = 0
         self._always: set[Fault] = set()
         self._answers: list[tuple[str, int, dict[str, str]]] = []
         self._running: Job | None = None
@@ -228,10 +232,15 @@ class ComfyUIStandIn(StandIn):
         self._socket_faults.clear()
         self._always.clear()
         self._answers.clear()
+        self._upload_cuts = 0
 
     def answer_next(self, path: str, status: int, *, times: int = 1, headers: Mapping[str, str] | None = None) -> None:
         """Answer the next ``times`` requests whose path starts with ``path`` with a bare ``status``."""
         self._answers.extend([(path, status, dict(headers or {}))] * times)
+
+    def cut_uploads(self, times: int = 1) -> None:
+        """Break the connection of the next ``times`` uploads."""
+        self._upload_cuts += times
 
     def hold(self, after_step: int = 1) -> None:
         """Let samplers stop after that step (0: before the first) until :meth:`release`."""
@@ -394,6 +403,9 @@ class ComfyUIStandIn(StandIn):
         )
 
     async def _post_upload(self, request: web.Request) -> web.Response:
+        if self._upload_cuts:
+            self._upload_cuts -= 1
+            return _cut(request)
         form = await request.post()
         image = form.get("image")
         if not isinstance(image, web.FileField):
@@ -404,6 +416,7 @@ class ComfyUIStandIn(StandIn):
             name = f"{Path(image.filename).stem} ({number}){Path(image.filename).suffix}"
             number += 1
         self.files[kind, subfolder, name] = image.file.read()
+        self.uploads.append(name)
         return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
 
     async def _post_interrupt(self, request: web.Request) -> web.Response:
@@ -643,15 +656,23 @@ class ComfyUIStandIn(StandIn):
 
     def _draw(self, graph: Graph, node: str) -> bytes:
         above = [graph[name] for name in _execution_order(graph, [node], ())]
-        width, height, seed = 512, 512, 0
+        width, height, seed, ground = 512, 512, 0, None
         for found in above:
             inputs = found["inputs"]
             if found["class_type"] in ("EmptyLatentImage", "EmptyImage"):
                 width, height = inputs["width"], inputs["height"]
+            if found["class_type"] == "ResizeAndPadImage":
+                width, height = inputs["target_width"], inputs["target_height"]
             if found["class_type"] == "LoadImage":
-                width, height = Image.open(io.BytesIO(self.files["input", "", inputs["image"]])).size
+                (width, height), ground = self._look_at(inputs["image"])
             seed = inputs.get("seed", seed)
-        return _picture(int(width), int(height), int(seed))
+        return _picture(int(width), int(height), int(seed), ground)
+
+    def _look_at(self, name: str) -> tuple[tuple[int, int], RGB]:
+        """Size and mean colour of an uploaded picture."""
+        with Image.open(io.BytesIO(self.files[_input_key(name)])) as picture:
+            red, green, blue = (round(mean) for mean in ImageStat.Stat(picture.convert("RGB")).mean)
+            return picture.size, (red, green, blue)
 
     async def _tell(self, job: Job, name: str, data: dict[str, Any]) -> None:
         """A message that is also kept in the history; only the prompt's own client hears it."""
@@ -742,8 +763,16 @@ class ComfyUIStandIn(StandIn):
                 yield _error("required_input_missing", "Required input is missing", name, input_name=name)
             elif _is_link(inputs[name]):
                 yield from self._link_problems(graph, name, config, inputs[name])
+            elif (graph[node]["class_type"], name) == ("LoadImage", "image"):
+                yield from self._upload_problems(name, str(inputs[name]))
             else:
                 yield from _value_problems(name, config, inputs[name])
+
+    def _upload_problems(self, name: str, value: str) -> Iterator[dict[str, Any]]:
+        """LoadImage looks for the file itself: one in a subfolder is not among the values that it lists."""
+        if _input_key(value) not in self.files:
+            message, details = "Custom validation failed for node", f"{name} - Invalid image file: {value}"
+            yield _error("custom_validation_failed", message, details, input_name=name)
 
     def _link_problems(self, graph: Graph, name: str, config: list[Any], link: list[Any]) -> Iterator[dict[str, Any]]:
         if link[0] not in graph:
@@ -799,7 +828,7 @@ def _recorded(name: str) -> Any:
 
 
 def _node_classes() -> dict[str, dict[str, Any]]:
-    """The recorded /object_info, and three classes that were not recorded."""
+    """The recorded /object_info, and four classes that were not recorded."""
     classes: dict[str, dict[str, Any]] = {
         name: answer[name] for name, answer in _recorded("object_info").items() if answer
     }
@@ -816,6 +845,16 @@ def _node_classes() -> dict[str, dict[str, Any]]:
             "height": size,
             "batch_size": ["INT", {"default": 1, "min": 1, "max": 4096}],
             "color": ["INT", {"default": 0, "min": 0, "max": 0xFFFFFF}],
+        },
+        ["IMAGE"],
+    )
+    classes["ResizeAndPadImage"] = _class_info(
+        {
+            "image": ["IMAGE"],
+            "target_width": size,
+            "target_height": size,
+            "padding_color": [["white", "black"]],
+            "interpolation": [["area", "bicubic", "nearest-exact", "bilinear", "lanczos"]],
         },
         ["IMAGE"],
     )
@@ -862,6 +901,12 @@ def _value_problems(name: str, config: list[Any], value: Any) -> Iterator[dict[s
         yield _error("value_smaller_than_min", message, name, **extra)
     elif number > limits.get("max", number):
         yield _error("value_bigger_than_max", f"Value {number} bigger than max of {limits['max']}", name, **extra)
+
+
+def _input_key(name: str) -> tuple[str, str, str]:
+    """Where a LoadImage node's ``subfolder/name`` stands among the files."""
+    subfolder, _, filename = name.rpartition("/")
+    return "input", subfolder, filename
 
 
 def _is_link(value: Any) -> bool:
@@ -933,9 +978,10 @@ def _cut(request: web.Request) -> web.Response:
     return web.Response()
 
 
-def _picture(width: int, height: int, seed: int) -> bytes:
-    """A PNG that tells its size and seed."""
-    image = Image.new("RGB", (width, height), ((seed * 53) % 200 + 30, (seed * 97) % 200 + 30, (seed * 31) % 200 + 30))
+def _picture(width: int, height: int, seed: int, ground: RGB | None = None) -> bytes:
+    """A PNG that tells its size and seed, on a ground of the seed's colour or of the photo that it started from."""
+    of_seed = ((seed * 53) % 200 + 30, (seed * 97) % 200 + 30, (seed * 31) % 200 + 30)
+    image = Image.new("RGB", (width, height), ground or of_seed)
     draw = ImageDraw.Draw(image)
     draw.ellipse((width * 0.3, height * 0.2, width * 0.7, height * 0.8), fill=(245, 240, 230))
     draw.text((8, 8), f"{width}x{height} seed {seed}", fill=(255, 255, 255))

@@ -27,12 +27,14 @@ from providers.base import (
     ImageProvider,
     ImageProviderResponse,
     Options,
+    Photo,
     ProviderConfig,
     Setting,
 )
 from providers.errors import EmptyAnswerError, JobError, RejectedError, WorkflowError
 from providers.media.comfyui.client import ComfyUIClient
 from providers.media.comfyui.errors import LostJobError, MissingImageError, UnansweredError
+from providers.media.comfyui.photos import check_photo, upload_photo
 from providers.media.comfyui.shapes import Download, HistoryEntry
 from providers.media.comfyui.watch import Patience, Step
 from providers.media.comfyui.workflow import Graph, Workflow, WorkflowFolder, packaged_workflows
@@ -59,15 +61,17 @@ class _Wish(BaseModel):
     aspect_ratio: str | None = None
     steps: int | None = Field(default=None, ge=1, le=200)
     checkpoint: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    photo: Photo | None = None
     idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What will be made: ``values`` by slot word, all but the prompt."""
+    """What will be made: ``values`` by slot word, all but the prompt and what is known at the submission only."""
 
     workflow: Workflow
     values: Mapping[str, Any]
+    photo: Photo | None
     key: str | None
 
 
@@ -108,7 +112,7 @@ class ComfyUIProvider(ImageProvider):
 
         Raises:
             UnknownNameError: there is no workflow of that name.
-            WorkflowError: no workflow was named, it is malformed, or it makes no image.
+            WorkflowError: no workflow was named, it is malformed, it makes no image, or it does not go with the photo.
             ModelNotFoundError: ComfyUI does not have the checkpoint.
             JobError: the job failed, was interrupted, got lost twice or stalled (``details["reason"]``).
             AttemptTimeoutError: it ran longer than COMFYUI_TIMEOUT.
@@ -129,12 +133,11 @@ class ComfyUIProvider(ImageProvider):
     ) -> AsyncGenerator[ImageChunk, None]:
         """The sampler's steps as they happen, then one chunk with the response; raises as :meth:`generate`."""
         plan = self._plan(options)
-        workflow, key = plan.workflow, plan.key
-        values = {"prompt": prompt, **plan.values}
-        found = await self._look_up(key) if key else _Found()
+        plan = replace(plan, values={"prompt": prompt, **plan.values})
+        found = await self._look_up(plan.key) if plan.key else _Found()
         entry, images = found.entry, found.images
         if entry is None:
-            async with aclosing(self._run(workflow, values, key or uuid.uuid4().hex, found)) as items:
+            async with aclosing(self._run(plan, found)) as items:
                 async for item in items:
                     if isinstance(item, Step):
                         yield ImageChunk(step=item.step, steps=item.steps)
@@ -142,7 +145,7 @@ class ComfyUIProvider(ImageProvider):
                         entry = item
         if entry is not None:
             images = images or await self._client.get_images(entry)
-            yield ImageChunk(response=self._response(workflow, entry, images, values["seed"]))
+            yield ImageChunk(response=self._response(plan.workflow, entry, images, plan.values["seed"]))
 
     async def check(self, kind: str, options: Options) -> None:
         """As the base says. Whether ComfyUI has the checkpoint, only ComfyUI knows."""
@@ -158,7 +161,8 @@ class ComfyUIProvider(ImageProvider):
         """What the options come to; raises what is wrong with them, without a call."""
         wish = self._read(options)
         workflow = self._workflow(wish)
-        return _Plan(workflow, self._slot_values(wish, workflow), wish.idempotency_key)
+        check_photo(wish.photo, workflow, self._workflows)
+        return _Plan(workflow, self._slot_values(wish, workflow), wish.photo, wish.idempotency_key)
 
     def _read(self, options: Options) -> _Wish:
         try:
@@ -217,19 +221,17 @@ class ComfyUIProvider(ImageProvider):
             number += 1
         return _Found(number - 2)
 
-    async def _run(
-        self, workflow: Workflow, values: Mapping[str, Any], key: str, found: _Found
-    ) -> AsyncGenerator[Step | HistoryEntry, None]:
+    async def _run(self, plan: _Plan, found: _Found) -> AsyncGenerator[Step | HistoryEntry, None]:
         """Submit the job, unless it is under way, and await it; a lost one is submitted once more under a new id."""
+        key = plan.key or uuid.uuid4().hex
         for number in (found.number, found.number + 1):
             prompt_id, client_id = _prompt_id(key, number), str(uuid.uuid4())
+            under_way = found.under_way and number == found.number
             try:
+                graph = None if under_way else await self._graph(plan, prompt_id)
                 async with self._client.events(client_id) as events:
-                    if number > found.number or not found.under_way:
-                        # A name of its own for every job: an identical prompt would otherwise be answered from
-                        # ComfyUI's cache with the name of an old file, which may be gone.
-                        name = f"sparklio/{workflow.name}_{prompt_id[:8]}"
-                        await self._submit(workflow.fill({**values, "filename_prefix": name}), prompt_id, client_id)
+                    if graph is not None:
+                        await self._submit(graph, prompt_id, client_id)
                     async with aclosing(self._client.watch(prompt_id, events, self._patience)) as items:
                         async for item in items:
                             yield item
@@ -239,6 +241,15 @@ class ComfyUIProvider(ImageProvider):
                 logger.warning("ComfyUI lost image job %s; submitting it once more", prompt_id)
             else:
                 return
+
+    async def _graph(self, plan: _Plan, prompt_id: str) -> Graph:
+        """The graph to send; the photo is uploaded now, so that a job that is found again uploads nothing."""
+        # A name of its own for every job: an identical prompt would otherwise be answered from ComfyUI's cache with
+        # the name of an old file, which may be gone.
+        values = {**plan.values, "filename_prefix": f"sparklio/{plan.workflow.name}_{prompt_id[:8]}"}
+        if plan.photo is not None:
+            values["image"] = await upload_photo(self._client, plan.photo)
+        return plan.workflow.fill(values)
 
     async def _submit(self, graph: Graph, prompt_id: str, client_id: str) -> None:
         """Send the job, and once more if the first sending went unanswered and did not arrive."""

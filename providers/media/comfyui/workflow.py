@@ -3,10 +3,11 @@
 A workflow is a graph that ComfyUI wrote with "Save (API Format)": ``{node_id: {class_type, inputs, _meta: {title}}}``,
 where an input is a value or a link ``[node_id, output_index]``. Slot words in the nodes' titles say what is filled in::
 
-    @prompt @negative @seed @width @height @steps @checkpoint @filename_prefix
+    @prompt @negative @image @seed @width @height @steps @checkpoint @filename_prefix
 
-A title may hold several ("Size @width @height"). Only ``@prompt`` is required; what is not marked keeps the graph's own
-value. A new workflow is a file in COMFYUI_WORKFLOW_DIR and needs no code.
+A title may hold several ("Size @width @height"). ``@image`` is the photo that the picture starts from. Only ``@prompt``
+is required; what is not marked keeps the graph's own value. A new workflow is a file in COMFYUI_WORKFLOW_DIR and
+needs no code.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _TEXTS = ("text", "text_g", "text_l", "clip_l", "t5xxl", "prompt")
 SLOTS: Mapping[str, tuple[str, ...]] = {
     "prompt": _TEXTS,
     "negative": _TEXTS,
+    "image": ("image",),
     "seed": ("seed", "noise_seed"),
     "width": ("width", "target_width"),
     "height": ("height", "target_height"),
