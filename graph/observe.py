@@ -24,6 +24,7 @@ from routing.contracts import (
     OnProgress,
     Progress,
 )
+from routing.prices import total_cost
 
 __all__ = ["observed"]
 
@@ -44,16 +45,19 @@ class _Book:
     llm: ChatGateway
     media: ImageGateway
     chats: list[LLMAnswer] = field(default_factory=list)
+    costs: list[float | None] = field(default_factory=list)
     attempts: int = 0
 
     async def generate(self, request: LLMRequest, on_progress: OnProgress | None = None) -> LLMAnswer:
         answer = await self.llm.generate(request, on_progress)
         self.chats.append(answer)
+        self.costs.append(answer.meta.cost_usd)
         self.attempts += len(answer.meta.attempts)
         return answer
 
     async def generate_image(self, request: ImageRequest, on_progress: OnProgress | None = None) -> ImageAnswer:
         answer = await self.media.generate_image(request, on_progress)
+        self.costs.append(answer.meta.cost_usd)
         self.attempts += len(answer.meta.attempts)
         return answer
 
@@ -104,7 +108,7 @@ def observed(name: str, agent: _AgentModule) -> Node:
 
 
 def _record(name: str, agent: _AgentModule, book: _Book, ms: int, checkpoint_id: str | None) -> NodeCall:
-    """Provider and model are those of the agent's chat call; usage and attempts cover all its calls."""
+    """Provider and model are those of the agent's chat call; usage, cost and attempts cover all its calls."""
     main = book.chats[-1]
     return NodeCall(
         node=name,
@@ -114,6 +118,7 @@ def _record(name: str, agent: _AgentModule, book: _Book, ms: int, checkpoint_id:
         model=main.model,
         ms=ms,
         usage=sum((answer.usage for answer in book.chats), Usage()).model_dump(),
+        cost_usd=total_cost(book.costs),
         attempts=book.attempts,
         cached=False,
         checkpoint_id=checkpoint_id,

@@ -80,7 +80,7 @@ def plan_rerun(start_at: str | None, changes: Mapping[str, Any]) -> RerunPlan:
     edited = _edited(changes)
     if "image" in edited:
         raise UsageError(
-            "an image cannot be set", hint="change image_input (kind, aspect_ratio, workflow, seed) instead"
+            "an image cannot be set", hint="change image_input (kind, aspect_ratio, workflow, seed, photo) instead"
         )
     if start_at is not None and start_at not in NODES:
         raise UnknownNameError("node", start_at, NODES)

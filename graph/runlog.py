@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,25 +25,27 @@ class _ByRun(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._files: dict[str, list[logging.Handler]] = {}
+        self._guard = threading.Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
         run_id: str | None = getattr(record, "run_id", None) or _current_run()
-        for file in self._files.get(run_id, ()) if run_id else ():
+        for file in tuple(self._files.get(run_id, ())) if run_id else ():
             file.handle(record)
 
-    def open(self, run_id: str, file: logging.Handler) -> None:
-        if not self._files:
-            for name in LOGGERS:
-                logging.getLogger(name).addHandler(self)
-        self._files.setdefault(run_id, []).append(file)
-
-    def shut(self, run_id: str, file: logging.Handler) -> None:
-        self._files[run_id].remove(file)
-        if not self._files[run_id]:
-            del self._files[run_id]
-        if not self._files:
-            for name in LOGGERS:
-                logging.getLogger(name).removeHandler(self)
+    @contextmanager
+    def writing(self, run_id: str, file: logging.Handler) -> Iterator[None]:
+        """Let ``file`` have the run's lines. The loggers keep this handler for good: without a run it does nothing."""
+        for name in LOGGERS:
+            logging.getLogger(name).addHandler(self)  # once, however often it is said
+        with self._guard:
+            self._files.setdefault(run_id, []).append(file)
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._files[run_id].remove(file)
+                if not self._files[run_id]:
+                    del self._files[run_id]
 
 
 _by_run = _ByRun()
@@ -64,11 +67,10 @@ def run_log(path: Path, run_id: str, secrets: Iterable[str]) -> Iterator[None]:
     handler.setFormatter(MaskingFormatter(secrets))
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.INFO)
-    _by_run.open(run_id, handler)
     try:
-        yield
+        with _by_run.writing(run_id, handler):
+            yield
     finally:
-        _by_run.shut(run_id, handler)
         handler.close()
 
 

@@ -34,9 +34,10 @@ from providers.errors import (
     StorageError,
     UnknownNameError,
     UsageError,
-    describe,
 )
 from routing.contracts import Mode, Stage
+from routing.logs import masked_description
+from routing.prices import Budget, total_cost
 
 __all__ = ["Event", "EventType", "Point", "Published", "Runs"]
 
@@ -116,6 +117,7 @@ class Runs:
         mode: written into each record; a run is resumed in the mode that it was started in.
         publish: makes result and page of a finished state; gets the record, the state and a clock (ms of this run).
         prepare: imports and connections that the routes need, made once, before the first run starts its clock.
+        budget_usd: what one run may spend, in US dollars; None: no limit.
         secrets: values that no log may hold.
     """
 
@@ -128,6 +130,7 @@ class Runs:
         mode: Mode,
         publish: Publish,
         prepare: Callable[[], Awaitable[None]],
+        budget_usd: float | None = None,
         secrets: tuple[str, ...] = (),
     ) -> None:
         self.store = store
@@ -137,6 +140,7 @@ class Runs:
         self._mode: Mode = mode
         self._publish = publish
         self._prepare = prepare
+        self._budget_usd = budget_usd
         self._secrets = secrets
         self._prepared = False
 
@@ -152,24 +156,14 @@ class Runs:
         """
         if stage not in get_args(Stage):
             raise UnknownNameError("stage", stage, get_args(Stage))
-        while True:
-            name = self.store.new_id(run_id)
-            record = RunRecord(
-                run_id=name,
-                mode=self._mode,
-                stage=stage,
-                seed=randbits(31),
-                nodes=list(NODES),
-                inputs=dict(inputs.to_state()),
-                out=out or self.store.folder(name),
-            )
-            try:
-                await self._book(record)
-            except RunExistsError:
-                if run_id is not None:
-                    raise
-                continue  # two runs of one second drew the same digits
-            return record
+        return await self._book_under(
+            lambda: self.store.new_id(run_id),
+            run_id,
+            stage=stage,
+            nodes=list(NODES),
+            inputs=dict(inputs.to_state()),
+            out=out,
+        )
 
     async def start_rerun(
         self, run_id: str, *, start_at: str | None, changes: Mapping[str, Any], out: Path | None = None
@@ -184,22 +178,31 @@ class Runs:
         parent = self.store.load(run_id)
         plan = plan_rerun(start_at, changes)
         inputs = seeded_state(plan, await self.values(run_id), changes)
+        return await self._book_under(
+            lambda: self.store.next_member(run_id),
+            None,
+            stage=parent.stage,
+            parent=Parent(run_id=run_id, start_at=plan.start_at),
+            nodes=list(plan.nodes),
+            changes=dict(changes),
+            inputs=inputs,
+            out=out,
+        )
+
+    async def _book_under(
+        self, free_id: Callable[[], str], wished_id: str | None, *, out: Path | None, **what: Any
+    ) -> RunRecord:
+        """A record under an id that is free: runs of one moment may draw the same one, and the later draws again."""
         while True:
-            member = self.store.next_member(run_id)
+            name = free_id()
             record = RunRecord(
-                run_id=member,
-                mode=self._mode,
-                stage=parent.stage,
-                seed=randbits(31),
-                parent=Parent(run_id=run_id, start_at=plan.start_at),
-                nodes=list(plan.nodes),
-                changes=dict(changes),
-                inputs=inputs,
-                out=out or self.store.folder(member),
+                run_id=name, mode=self._mode, seed=randbits(31), out=out or self.store.folder(name), **what
             )
             try:
                 await self._book(record)
             except RunExistsError:
+                if wished_id is not None:
+                    raise
                 continue
             return record
 
@@ -293,7 +296,7 @@ class Runs:
         except BaseException as exc:
             if isinstance(exc, SparklioError):
                 exc.run_id = run_id
-            failure = describe(exc)
+            failure = masked_description(exc, self._secrets)
             self._close(record, "failed", failure)
             log.exception("run failed", extra={"run_id": run_id})
             yield events.make("run_failed", failure)
@@ -307,6 +310,7 @@ class Runs:
                 "page": str(published.page_path),
                 "wall_ms": meta["wall_ms"],
                 "usage": meta["usage"],
+                "cost_usd": meta["cost_usd"],
             },
         )
 
@@ -317,8 +321,14 @@ class Runs:
         graph_input = await self._graph_input(record, plan, config)
         if graph_input is _NOTHING_TO_RUN:
             return
+        budget = Budget(self._budget_usd, await self._spent_usd(record))
         context = replace(
-            self._context, stage=record.stage, seed=record.seed, run_id=record.run_id, start_at=plan.desk_entry
+            self._context,
+            stage=record.stage,
+            seed=record.seed,
+            run_id=record.run_id,
+            start_at=plan.desk_entry,
+            budget=budget,
         )
         heard: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
@@ -344,6 +354,7 @@ class Runs:
                 yield event
             await working
         finally:
+            record.spent_usd = budget.spent_usd
             await _ended(working)
 
     async def _graph_input(self, record: RunRecord, plan: RerunPlan, config: RunnableConfig) -> Any:
@@ -359,6 +370,12 @@ class Runs:
             # vision has no way out, so a state written in its name leaves nothing to run
             await self.graph.aupdate_state(config, record.inputs, as_node="vision")
         return Command(goto=plan.goto) if plan.nodes else _NOTHING_TO_RUN
+
+    async def _spent_usd(self, record: RunRecord) -> float | None:
+        """What the run has cost so far. Its record knows failed calls too, but misses the last ones of a killed run."""
+        snapshot = await self.graph.aget_state(thread_config(record.run_id), subgraphs=True)
+        finished = total_cost(call["cost_usd"] for call in _calls(snapshot) if not call["cached"])
+        return None if finished is None or record.spent_usd is None else max(finished, record.spent_usd)
 
     async def _done(self, record: RunRecord) -> list[str]:
         """The agents of this run that need not run again."""

@@ -15,8 +15,9 @@ __all__ = ["OUTPUT_KEYS", "CopyDeskInput", "CopyDeskOutput", "CopyDeskState", "N
 class NodeCall(TypedDict):
     """What one execution of an agent cost.
 
-    ``checkpoint_id`` names the checkpoint that the agent ran from. ``ms`` is wall time. ``cached`` marks what a rerun
-    kept from its parent, ``degraded`` a model that runs partly on the CPU, where the provider tells.
+    ``checkpoint_id`` names the checkpoint that the agent ran from. ``ms`` is wall time. ``cost_usd`` is None where a
+    price is unknown. ``cached`` marks what a rerun kept from its parent, ``degraded`` a model that runs partly on the
+    CPU, where the provider tells.
     """
 
     node: str
@@ -26,6 +27,7 @@ class NodeCall(TypedDict):
     model: str
     ms: int
     usage: dict[str, int]
+    cost_usd: float | None
     attempts: int
     cached: bool
     degraded: bool

@@ -46,6 +46,7 @@ class RunRecord(BaseModel):
         nodes: the agents that it runs; all six but for a rerun.
         changes: what a rerun changes in its parent's state, by dotted path.
         out: folder of result.json, page.html and images/.
+        spent_usd: what its calls cost so far, the failed ones too; None where a price is unknown.
     """
 
     run_id: str
@@ -60,6 +61,7 @@ class RunRecord(BaseModel):
     changes: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[str, Any]
     out: Path
+    spent_usd: float | None = 0.0
     error: dict[str, Any] | None = None
 
     @property

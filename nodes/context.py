@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -16,14 +17,17 @@ from routing.contracts import (
     ImageGateway,
     ImageRequest,
     Language,
+    LLMAnswer,
     LLMOptions,
     LLMRequest,
     OnProgress,
     Stage,
 )
+from routing.prices import Budget
 
 __all__ = ["Context"]
 
+A = TypeVar("A", LLMAnswer, ImageAnswer)
 G = TypeVar("G")
 
 
@@ -38,6 +42,7 @@ class Context:
         seed: the run's own seed; every call's seed comes from it, so a resumed run asks again what it asked before.
         run_id: names this run's image jobs, so that a resumed run finds a job that went on without it.
         start_at: ``reviewer`` lets the copy desk begin with the review of a copy that is already there.
+        budget: what the run may spend and has spent; None: nobody counts.
         max_revisions: how often a failed review may send the copy back.
         on_progress: hears tokens and image steps while a node waits.
     """
@@ -50,19 +55,28 @@ class Context:
     seed: int | None = None
     run_id: str | None = None
     start_at: str | None = None
+    budget: SkipJsonSchema[Budget | None] = None
     max_revisions: int = 1
     on_progress: SkipJsonSchema[OnProgress | None] = None
 
     async def ask(self, role: str, task: str, payload: dict[str, Any], *, language: Language) -> Any:
         """The parsed and validated JSON of one chat call."""
-        options = LLMOptions(stage=self.stage, language=language, seed=self.seed_for(task))
+        options = LLMOptions(stage=self.stage, language=language, seed=self.seed_for(task), budget_usd=self._left_usd())
         request = LLMRequest(role=role, task=task, mode="json", payload=payload, options=options)
-        answer = await _present(self.llm).generate(request, self.on_progress)
+        answer = await self._pay(_present(self.llm).generate(request, self.on_progress))
         return answer.output.parsed
 
     async def make_image(self, request: ImageRequest) -> ImageAnswer:
         """One call of the media gateway."""
-        return await _present(self.media).generate_image(request, self.on_progress)
+        options = request.options.model_copy(update={"budget_usd": self._left_usd()})
+        request = request.model_copy(update={"options": options})
+        return await self._pay(_present(self.media).generate_image(request, self.on_progress))
+
+    def _left_usd(self) -> float | None:
+        return self.budget.left_usd if self.budget else None
+
+    async def _pay(self, call: Awaitable[A]) -> A:
+        return await (self.budget.pay(call) if self.budget else call)
 
     def seed_for(self, purpose: str) -> int | None:
         """A seed in 0..2**31-1 for one kind of call, or None where the run has none."""

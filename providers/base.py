@@ -231,8 +231,11 @@ class GeneratedImage:
 
 @dataclass(frozen=True)
 class ImageProviderResponse:
+    """``usage``: tokens, where the vendor counts images in them."""
+
     provider: str
     images: tuple[GeneratedImage, ...]
+    usage: Usage = field(default_factory=Usage)
     meta: dict[str, Any] = field(default_factory=dict)
 
 

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 _MAX_ERROR_CHARS = 300
+_LONGEST_RETRY_AFTER_S = 3600.0
 
 T = TypeVar("T")
 
@@ -54,15 +55,17 @@ def said(exc: BaseException) -> str:
 
 
 def retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds that ``Retry-After`` asks to wait, given there as seconds or as a date."""
+    """Seconds that ``Retry-After`` asks to wait, given there as seconds or as a date; an hour at most."""
     value = headers.get("retry-after", "")
     if value.isascii() and value.isdigit():
-        return float(value)
+        return min(float(value), _LONGEST_RETRY_AFTER_S)
     try:
         when = parsedate_to_datetime(value)
     except ValueError:
         return None
-    return max(0.0, (when - datetime.now(UTC)).total_seconds()) if when.tzinfo else None
+    if when.tzinfo is None:
+        return None
+    return min(max(0.0, (when - datetime.now(UTC)).total_seconds()), _LONGEST_RETRY_AFTER_S)
 
 
 def client_options(base_url: str, *, read_timeout_s: float, local: bool = True) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from inspect import isabstract
 from typing import Literal, TypeVar
 
 import providers.llm
@@ -86,14 +87,14 @@ def _of_module(path: str, base: type[P]) -> type[P]:
 def _of_package(entry: EntryPoint, base: type[P]) -> type[P]:
     try:
         provider = entry.load()
-    except (ImportError, AttributeError) as exc:
+    except Exception as exc:  # somebody else's module may fail in any way
         raise ConfigError(
             f"provider {entry.name!r} cannot be loaded from {entry.value}: {exc}",
             hint="install what its package needs, or take it out of `active` in provider_config.yaml",
         ) from exc
-    if not (isinstance(provider, type) and issubclass(provider, base)):
+    if not (isinstance(provider, type) and issubclass(provider, base)) or isabstract(provider):
         raise ConfigError(
             f"provider {entry.name!r} ({entry.value}) is no {base.__name__}",
-            hint=f"its package must offer a subclass of {base.__name__}",
+            hint=f"its package must offer a subclass of {base.__name__} with all of its methods",
         )
     return provider

@@ -17,14 +17,16 @@ from typing import TypeVar
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from providers.errors import ProviderError, SparklioError
-from routing.contracts import Attempt
+from providers.usage import Usage
+from routing.contracts import Attempt, Route
 from routing.logs import mask_error
-from routing.router import Route
+from routing.prices import Prices, Used, total_cost
 
 __all__ = ["MAX_ATTEMPTS", "AttemptLog", "with_retries"]
 
 MAX_ATTEMPTS = 3
 LONGEST_WAIT_S = 30.0
+_CANCELLED = "cancelled"
 _BACKOFF = wait_random_exponential(multiplier=0.25, max=4)
 
 log = logging.getLogger(__name__)
@@ -33,11 +35,30 @@ T = TypeVar("T")
 
 @dataclass
 class AttemptLog:
-    """Every call of one gateway request, in order; ``secrets`` are kept out of the errors that leave it."""
+    """Every call of one gateway request, in order, and what each cost.
+
+    Attributes:
+        request_id: the request's.
+        prices: by which calls are paid.
+        budget_usd: what all calls together may cost, in US dollars; None is no limit.
+        secrets: kept out of the errors that leave it.
+    """
 
     request_id: str
+    prices: Prices
+    budget_usd: float | None = None
     secrets: tuple[str, ...] = ()
     attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def usage(self) -> Usage:
+        """All that was paid for, the answers that were of no use too."""
+        return sum((attempt.usage for attempt in self.attempts), Usage())
+
+    @property
+    def cost_usd(self) -> float | None:
+        """None where a call has no known price."""
+        return total_cost(attempt.cost_usd for attempt in self.attempts)
 
     @contextmanager
     def told(self) -> Iterator[None]:
@@ -50,23 +71,48 @@ class AttemptLog:
             exc.details.setdefault("attempts", [attempt.model_dump() for attempt in self.attempts])
             raise
 
-    async def record(self, route: Route, call: Callable[[int], Awaitable[T]]) -> T:
-        """Make one call and book it; ``call`` hears its ordinal, from 1, over all routes."""
+    async def record(
+        self, route: Route, call: Callable[[int], Awaitable[T]], used: Callable[[T], Used], *, at_least: Used
+    ) -> T:
+        """Make one call and book it.
+
+        Args:
+            route: whom it goes to.
+            call: hears its ordinal, from 1, over all routes.
+            used: what a result used up.
+            at_least: what the call will use up whatever comes of it.
+
+        Raises:
+            BudgetError: it costs more than what is left; it is not made then.
+        """
+        spent = self.cost_usd or 0.0
+        self.prices.check(route, at_least, None if self.budget_usd is None else self.budget_usd - spent)
         started = time.perf_counter()
-        outcome = "cancelled"
+        outcome, taken = _CANCELLED, Used()
         try:
             result = await call(len(self.attempts) + 1)
         except ProviderError as exc:
-            outcome = exc.code
+            outcome, taken = exc.code, Used(exc.usage or Usage())
             raise
         else:
-            outcome = "ok"
+            outcome, taken = "ok", used(result)
             return result
         finally:
-            latency_ms = round((time.perf_counter() - started) * 1000)
             self.attempts.append(
-                Attempt(provider=route.provider, model=route.model, outcome=outcome, latency_ms=latency_ms)
+                Attempt(
+                    provider=route.provider,
+                    model=route.model,
+                    outcome=outcome,
+                    latency_ms=round((time.perf_counter() - started) * 1000),
+                    usage=taken.usage,
+                    cost_usd=self.prices.cost(route, taken),
+                )
             )
+
+    def cut_short(self, code: str) -> None:
+        """Tell why the last call was cancelled, where it was: its time was over, nobody left."""
+        if self.attempts and self.attempts[-1].outcome == _CANCELLED:
+            self.attempts[-1].outcome = code
 
 
 async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:

@@ -28,6 +28,7 @@ __all__ = [
     "Mode",
     "OnProgress",
     "Progress",
+    "Route",
     "Stage",
 ]
 
@@ -48,7 +49,10 @@ def _new_request_id() -> str:
 
 
 class LLMOptions(BaseModel):
-    """``provider`` and ``model`` win over routing. Other keys travel to the provider, which takes those it knows."""
+    """``provider`` and ``model`` win over routing. Other keys travel to the provider, which takes those it knows.
+
+    ``budget_usd``: a call that costs more than this, in US dollars, is not made.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -57,6 +61,7 @@ class LLMOptions(BaseModel):
     provider: Word | None = None
     model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     stage: Stage = "draft"
+    budget_usd: float | None = None
     seed: int | None = None
     language: Language = "ko"
     tools: list[dict[str, Any]] | None = None
@@ -76,16 +81,21 @@ class LLMRequest(BaseModel):
 
 
 class Attempt(BaseModel):
-    """One call to one provider. ``outcome`` is ``ok`` or the error's code; ``latency_ms`` in milliseconds."""
+    """One call to one provider. ``outcome`` is ``ok`` or the error's code; ``latency_ms`` in milliseconds.
+
+    ``cost_usd`` in US dollars; None where the price is unknown.
+    """
 
     provider: str
     model: str
     outcome: str
     latency_ms: int
+    usage: Usage = Usage()
+    cost_usd: float | None = 0.0
 
 
 class AnswerMeta(BaseModel):
-    """Fields are added here, never renamed. ``latency_ms`` covers all attempts."""
+    """Fields are added here, never renamed. ``latency_ms`` and ``cost_usd`` cover all attempts."""
 
     request_id: str
     role: str
@@ -93,6 +103,7 @@ class AnswerMeta(BaseModel):
     mode: str
     generator_mode: Mode
     latency_ms: int
+    cost_usd: float | None = 0.0
     attempts: list[Attempt]
     provider: dict[str, Any] = Field(default_factory=dict, description="facts that only this provider tells")
 
@@ -109,7 +120,7 @@ class LLMAnswer(BaseModel):
 class ImageOptions(BaseModel):
     """Sizes in pixels; ``aspect_ratio`` like ``16:9`` becomes the provider's nearest own size.
 
-    ``photo`` is the id of a stored picture from which the image starts.
+    ``photo`` is the id of a stored picture from which the image starts; ``budget_usd`` as in :class:`LLMOptions`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -123,6 +134,7 @@ class ImageOptions(BaseModel):
     negative_prompt: str | None = Field(default=None, max_length=4000)
     seed: Seed | None = None
     idempotency_key: RequestId | None = None
+    budget_usd: float | None = None
 
 
 class ImageRequest(BaseModel):
@@ -155,6 +167,7 @@ class ImageAnswerMeta(BaseModel):
     kind: str
     generator_mode: Mode
     latency_ms: int
+    cost_usd: float | None = 0.0
     attempts: list[Attempt]
 
 
@@ -162,6 +175,15 @@ class ImageAnswer(BaseModel):
     provider: str
     images: list[Image]
     meta: ImageAnswerMeta
+
+
+class Route(Protocol):
+    """What attempts and fallbacks know of a route of either kind."""
+
+    @property
+    def provider(self) -> str: ...
+    @property
+    def model(self) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)

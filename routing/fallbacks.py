@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from providers.errors import AttemptTimeoutError, OverloadedError, ProviderError, ServerError, UnreachableError
-from routing.router import Route
+from routing.contracts import Route
 
 __all__ = ["FAILURES", "LONGEST_REST_S", "REST_S", "Fallbacks"]
 
@@ -58,40 +58,47 @@ class Fallbacks:
 
     async def first(self, routes: Sequence[R], ask: Callable[[R], Awaitable[T]]) -> T:
         """The answer of the first route that gives one; the last route's error where none does."""
+        found_down: set[str] = set()
         *others, last = sorted(routes, key=lambda route: self._rests(route.provider))
         for route in others:
             try:
-                return await self._try(route, ask)
+                return await self._try(route, ask, found_down)
             except ProviderError as exc:
                 log.warning("%s %s failed (%s: %s); trying the next route", route.provider, route.model, exc.code, exc)
-        return await self._try(last, ask)
+        return await self._try(last, ask, found_down)
 
     def note_down(self, provider: str, retry_after: float | None = None) -> None:
-        """Count a request that found the provider down; ``retry_after`` in seconds, where it asked to wait."""
-        health = self._health[provider]
+        """Count a request that found the provider down; ``retry_after`` in seconds, where it asked to wait.
+
+        Requests that were on their way when its rest began make the rest no longer.
+        """
+        health, now = self._health[provider], self._clock()
         health.failures += 1
-        if health.failures >= FAILURES:
+        if health.failures >= FAILURES and now >= health.until:
             health.rest_s = min(health.rest_s * 2 or REST_S, LONGEST_REST_S)
-        rest_s = max(health.rest_s, retry_after or 0)
-        if rest_s:
-            health.until = self._clock() + rest_s
-            log.warning("%s is down; other routes go first for %g s", provider, rest_s)
+            health.until = now + health.rest_s
+        if retry_after:
+            health.until = max(health.until, now + retry_after)
+        if health.until > now:
+            log.warning("%s is down; other routes go before it for %g s", provider, health.until - now)
 
     def _rests(self, provider: str) -> bool:
         """Whether its routes come after all others now."""
         health = self._health[provider]
         return health.until > 0 and (self._clock() < health.until or health.trying > 0)
 
-    async def _try(self, route: R, ask: Callable[[R], Awaitable[T]]) -> T:
+    async def _try(self, route: R, ask: Callable[[R], Awaitable[T]], found_down: set[str]) -> T:
+        """``found_down``: providers that this request has counted already."""
         health = self._health[route.provider]
         health.trying += 1
         try:
             answer = await ask(route)
         except ProviderError as exc:
-            if isinstance(exc, _DOWN):
-                self.note_down(route.provider, exc.retry_after)
-            else:  # it is there, if only to refuse
+            if not isinstance(exc, _DOWN):  # it is there, if only to refuse
                 health.recover()
+            elif route.provider not in found_down:
+                found_down.add(route.provider)
+                self.note_down(route.provider, exc.retry_after)
             raise
         else:
             health.recover()

@@ -10,6 +10,7 @@ from routing.live import LiveImages, LiveLLM, image_providers
 from routing.llm_gateway import LLMGateway
 from routing.media_gateway import MediaGateway
 from routing.mock.backends import MockImages, MockLLM
+from routing.prices import Prices
 from routing.router import Router
 from routing.settings import Settings
 
@@ -35,19 +36,22 @@ def build_gateways(settings: Settings) -> Gateways:
     """Gateways for the settings' mode. Opens no connection and imports no vendor's SDK."""
     router = Router(settings.config, settings.default_model)
     mock = settings.mode == "mock"
+    prices = Prices(None if mock else settings.config.prices)
     return Gateways(
         llm=LLMGateway(
             router,
             MockLLM() if mock else LiveLLM(settings),
             mode=settings.mode,
             deadline_s=settings.gateway_timeout_s,
+            prices=prices,
             secrets=settings.secrets,
         ),
         media=MediaGateway(
             router,
             MockImages(image_providers(settings)) if mock else LiveImages(settings),
-            ImageStore(settings.home / "images"),
+            ImageStore(settings.images),
             mode=settings.mode,
+            prices=prices,
             secrets=settings.secrets,
         ),
     )

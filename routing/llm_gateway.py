@@ -8,19 +8,25 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol
 
-from providers.base import LLMChunk, LLMOutput, LLMProviderResponse, Usage
-from providers.errors import DeadlineError, EmptyAnswerError, MalformedAnswerError, ServerError
+from providers.base import LLMChunk, LLMOutput, LLMProviderResponse
+from providers.errors import AttemptTimeoutError, DeadlineError, EmptyAnswerError, MalformedAnswerError, ServerError
+from providers.tokens import estimate_tokens
+from providers.usage import Usage
 from routing.attempts import AttemptLog, with_retries
 from routing.contracts import AnswerMeta, LLMAnswer, LLMRequest, Mode, OnProgress, Progress
 from routing.fallbacks import Fallbacks
 from routing.output import MalformedJSONError, parse_json, strip_thinking
+from routing.prices import Prices, Used
 from routing.prompt_builder import Prompt, build_prompt, repair_prompt
 from routing.router import LLMRoute, Router
 from routing.tasks import Task, default_options, find_task
 
 __all__ = ["LLMBackend", "LLMGateway"]
 
-_ROUTING_OPTIONS = {"provider", "model", "stage", "language"}
+_ROUTING_OPTIONS = {"provider", "model", "stage", "language", "budget_usd", "timeout_s"}
+_SHARE = 2 / 3
+"""A route with others behind it gets this part of the time that is left: one that hangs must leave time for them."""
+_SLACK = 0.02  # of the deadline: an attempt that was given all that was left ends in the same moment
 
 
 class LLMBackend(Protocol):
@@ -43,16 +49,25 @@ class LLMGateway:
         backend: answers.
         mode: told in ``meta.generator_mode``.
         deadline_s: bound on one request with all its attempts, in seconds.
+        prices: of the providers' models.
         secrets: values that no error may hold.
     """
 
     def __init__(
-        self, router: Router, backend: LLMBackend, *, mode: Mode, deadline_s: float, secrets: tuple[str, ...] = ()
+        self,
+        router: Router,
+        backend: LLMBackend,
+        *,
+        mode: Mode,
+        deadline_s: float,
+        prices: Prices | None = None,
+        secrets: tuple[str, ...] = (),
     ) -> None:
         self._router = router
         self._backend = backend
         self._mode = mode
         self._deadline_s = deadline_s
+        self._prices = prices or Prices(None)
         self._secrets = secrets
         self._fallbacks = Fallbacks()
 
@@ -62,16 +77,17 @@ class LLMGateway:
         Raises:
             ProviderError: every route failed; the error is the last route's.
             DeadlineError: the time of this mode ran out.
+            BudgetError: ``options.budget_usd`` does not pay for the next call.
             UsageError: the request names a provider that is not active, or no route has a model.
         """
         started = time.perf_counter()
-        book = AttemptLog(request.request_id, self._secrets)
+        book = AttemptLog(request.request_id, self._prices, request.options.budget_usd, self._secrets)
         with book.told():
             response, parsed = await self._within_deadline(request, book, on_progress)
         return LLMAnswer(
             provider=response.provider,
             model=response.model,
-            usage=response.usage,
+            usage=book.usage,
             output=LLMOutput(type=response.output.type, content=response.output.content, parsed=parsed),
             meta=AnswerMeta(
                 request_id=request.request_id,
@@ -80,6 +96,7 @@ class LLMGateway:
                 mode=request.mode,
                 generator_mode=self._mode,
                 latency_ms=round((time.perf_counter() - started) * 1000),
+                cost_usd=book.cost_usd,
                 attempts=book.attempts,
                 provider=response.meta,
             ),
@@ -96,25 +113,40 @@ class LLMGateway:
     async def _within_deadline(
         self, request: LLMRequest, book: AttemptLog, on_progress: OnProgress | None
     ) -> tuple[LLMProviderResponse, Any]:
-        call = _Call(self._backend, request, book, on_progress)
         routes = self._router.llm_routes(request)
+        until = asyncio.get_running_loop().time() + self._deadline_s
+        call = _Call(self._backend, request, book, on_progress, until, len(routes))
         try:
-            async with asyncio.timeout(self._deadline_s):
+            async with asyncio.timeout_at(until):
                 return await self._fallbacks.first(routes, call.ask)
-        except TimeoutError as exc:
-            if book.attempts:
-                self._fallbacks.note_down(book.attempts[-1].provider)
+        except (TimeoutError, AttemptTimeoutError) as exc:
+            if asyncio.get_running_loop().time() < until - _SLACK * self._deadline_s:
+                raise
+            book.cut_short(DeadlineError.code)
+            self._blame(book)
             raise DeadlineError(
                 f"no answer for {request.role}/{request.task} within {self._deadline_s:g} s",
                 hint=f"raise GATEWAY_TIMEOUT_{self._mode.upper()}, or route this task to a smaller model",
             ) from exc
 
+    def _blame(self, book: AttemptLog) -> None:
+        """The deadline cut an attempt short: its provider is down if it was what took the time."""
+        last = book.attempts[-1] if book.attempts else None
+        if last and last.latency_ms >= self._deadline_s * 1000 / 2:
+            self._fallbacks.note_down(last.provider)
+
 
 class _Call:
-    """One request on its way through the routes."""
+    """One request on its way through the routes, of which ``behind`` are still to come, with time ``until`` then."""
 
     def __init__(
-        self, backend: LLMBackend, request: LLMRequest, book: AttemptLog, on_progress: OnProgress | None
+        self,
+        backend: LLMBackend,
+        request: LLMRequest,
+        book: AttemptLog,
+        on_progress: OnProgress | None,
+        until: float,
+        behind: int,
     ) -> None:
         self._backend = backend
         self._request = request
@@ -122,18 +154,38 @@ class _Call:
         self._prompt = build_prompt(request, self._task)
         self._book = book
         self._on_progress = on_progress
-        self._usage = Usage()
+        self._until = until
+        self._behind = behind
+        self._at_least = Used(Usage(prompt_tokens=estimate_tokens(self._prompt.system + self._prompt.user)))
 
     async def ask(self, route: LLMRoute) -> tuple[LLMProviderResponse, Any]:
-        """The route's answer and its parsed value; one repair call where json is malformed."""
-        response = await self._attempts(route, self._prompt)
+        """The route's answer and its parsed value, within the route's share of the time."""
+        self._behind -= 1
+        clock = asyncio.get_running_loop().time
+        left_s = self._until - clock()
+        share_s = left_s * _SHARE if self._behind else left_s
+        ends = clock() + share_s
+        try:
+            async with asyncio.timeout_at(ends if self._behind else None):
+                return await self._answer(route, ends)
+        except TimeoutError as exc:
+            self._book.cut_short(AttemptTimeoutError.code)
+            raise AttemptTimeoutError(
+                f"{route.provider} {route.model} took all of its {share_s:.3g} s",
+                provider=route.provider,
+                hint="route this task to a smaller model, or look whether the service hangs",
+            ) from exc
+
+    async def _answer(self, route: LLMRoute, ends: float) -> tuple[LLMProviderResponse, Any]:
+        """One repair call where json is malformed."""
+        response = await self._attempts(route, self._prompt, ends)
         if response.output.type != "json":
             return response, response.output.parsed
         try:
             return response, self._parse(response)
         except MalformedJSONError as exc:
             again = repair_prompt(self._prompt, response.output.content, str(exc))
-        response = await self._attempts(route, again)
+        response = await self._attempts(route, again, ends)
         try:
             return response, self._parse(response)
         except MalformedJSONError as exc:
@@ -146,14 +198,19 @@ class _Call:
     def _parse(self, response: LLMProviderResponse) -> Any:
         return parse_json(response.output.content, self._task, self._request.payload)
 
-    async def _attempts(self, route: LLMRoute, prompt: Prompt) -> LLMProviderResponse:
+    async def _attempts(self, route: LLMRoute, prompt: Prompt, ends: float) -> LLMProviderResponse:
         async def attempt() -> LLMProviderResponse:
-            return await self._book.record(route, lambda ordinal: self._attempt(route, prompt, ordinal))
+            return await self._book.record(
+                route,
+                lambda ordinal: self._attempt(route, prompt, ends, ordinal),
+                lambda response: Used(response.usage),
+                at_least=self._at_least,
+            )
 
         return await with_retries(attempt)
 
-    async def _attempt(self, route: LLMRoute, prompt: Prompt, ordinal: int) -> LLMProviderResponse:
-        options = self._options(route, prompt, ordinal)
+    async def _attempt(self, route: LLMRoute, prompt: Prompt, ends: float, ordinal: int) -> LLMProviderResponse:
+        options = self._options(route, prompt, ends, ordinal)
         async with aclosing(self._backend.stream(route, self._request, prompt, options)) as chunks:
             async for chunk in chunks:
                 if chunk.text and self._on_progress:
@@ -163,8 +220,6 @@ class _Call:
         raise ServerError("the answer ended before it was complete", provider=route.provider, hint="try again")
 
     def _accept(self, response: LLMProviderResponse) -> LLMProviderResponse:
-        """Usage counts every answer that was paid for, the malformed ones too."""
-        self._usage += response.usage
         content = response.output.content
         if response.output.type != "tools":
             content = strip_thinking(content)
@@ -173,15 +228,21 @@ class _Call:
                 f"{response.model} answered with nothing",
                 provider=response.provider,
                 hint="try again; if it stays so, set `think: false` for the model in provider_config.yaml",
+                usage=response.usage,
             )
-        output = response.output.model_copy(update={"content": content})
-        return response.model_copy(update={"output": output, "usage": self._usage})
+        return response.model_copy(update={"output": response.output.model_copy(update={"content": content})})
 
-    def _options(self, route: LLMRoute, prompt: Prompt, ordinal: int) -> dict[str, Any]:
-        """Defaults by role and task beneath the request's own; each attempt has a seed of its own."""
+    def _options(self, route: LLMRoute, prompt: Prompt, ends: float, ordinal: int) -> dict[str, Any]:
+        """Defaults by role and task beneath the request's own; each attempt has its own seed and what time is left.
+
+        ``timeout_s`` of a request may shorten that.
+        """
         asked = self._request.options.model_dump(exclude_none=True, exclude=_ROUTING_OPTIONS)
         options = default_options(self._request.role, self._request.task) | asked
-        options |= {"model": route.model, "system": prompt.system}
+        left_s = max(ends - asyncio.get_running_loop().time(), 0.001)
+        wished_s = (self._request.options.model_extra or {}).get("timeout_s")
+        timeout_s = min(left_s, wished_s) if isinstance(wished_s, int | float) and wished_s > 0 else left_s
+        options |= {"model": route.model, "system": prompt.system, "timeout_s": timeout_s}
         if prompt.schema is not None:
             options["json_schema"] = prompt.schema
         if "seed" in options:

@@ -9,11 +9,12 @@ from contextlib import aclosing
 from typing import Any, Protocol
 
 from providers.base import GeneratedImage, ImageChunk, ImageProviderResponse, Photo
-from providers.errors import ServerError
+from providers.errors import ServerError, UnknownNameError
 from routing.attempts import AttemptLog, with_retries
 from routing.contracts import Image, ImageAnswer, ImageAnswerMeta, ImageRequest, Mode, OnProgress, Progress
 from routing.fallbacks import Fallbacks
 from routing.image_store import ImageStore
+from routing.prices import Prices, Used
 from routing.router import ImageRoute, Router
 
 __all__ = ["ImageBackend", "MediaGateway"]
@@ -41,11 +42,19 @@ class MediaGateway:
     """
 
     def __init__(
-        self, router: Router, backend: ImageBackend, store: ImageStore, *, mode: Mode, secrets: tuple[str, ...] = ()
+        self,
+        router: Router,
+        backend: ImageBackend,
+        store: ImageStore,
+        *,
+        mode: Mode,
+        prices: Prices | None = None,
+        secrets: tuple[str, ...] = (),
     ) -> None:
         self._router = router
         self._backend = backend
         self._mode = mode
+        self._prices = prices or Prices(None)
         self._secrets = secrets
         self._fallbacks = Fallbacks()
         self.store = store
@@ -55,18 +64,22 @@ class MediaGateway:
 
         Raises:
             ProviderError: every route failed; the error is the last route's.
+            BudgetError: ``options.budget_usd`` does not pay for the next call.
             UsageError: the request names a provider that is not active, or no such workflow or photo exists.
             StorageError: an image cannot be written.
         """
         started = time.perf_counter()
-        book = AttemptLog(request.request_id, self._secrets)
+        book = self._book(request)
 
         async def ask(route: ImageRoute) -> ImageProviderResponse:
             options = _options(route, request, photo)
 
             async def attempt() -> ImageProviderResponse:
                 return await book.record(
-                    route, lambda ordinal: self._attempt(route, request, options, ordinal, on_progress)
+                    route,
+                    lambda ordinal: self._attempt(route, request, options, ordinal, on_progress),
+                    lambda response: Used(response.usage, len(response.images)),
+                    at_least=Used(images=1),
                 )
 
             return await with_retries(attempt)
@@ -83,6 +96,7 @@ class MediaGateway:
                 kind=request.kind,
                 generator_mode=self._mode,
                 latency_ms=round((time.perf_counter() - started) * 1000),
+                cost_usd=book.cost_usd,
                 attempts=book.attempts,
             ),
         )
@@ -93,7 +107,7 @@ class MediaGateway:
         Raises:
             UsageError, ProviderError: as :meth:`generate_image`.
         """
-        with AttemptLog(request.request_id, self._secrets).told():
+        with self._book(request).told():
             photo = await self._photo(request)
             for route in self._router.image_routes(request):
                 await self._backend.check(route, request, _options(route, request, photo))
@@ -105,10 +119,17 @@ class MediaGateway:
     async def aclose(self) -> None:
         await self._backend.aclose()
 
+    def _book(self, request: ImageRequest) -> AttemptLog:
+        return AttemptLog(request.request_id, self._prices, request.options.budget_usd, self._secrets)
+
     async def _photo(self, request: ImageRequest) -> Photo | None:
         if request.options.photo is None:
             return None
-        return Photo(*await asyncio.to_thread(self.store.read, request.options.photo))
+        try:
+            return Photo(*await asyncio.to_thread(self.store.read, request.options.photo))
+        except UnknownNameError as exc:
+            hint = "store it first: `await studio.add_photo(path)`"
+            raise UnknownNameError("photo", request.options.photo, (), hint=hint) from exc
 
     async def _attempt(
         self,
@@ -143,7 +164,7 @@ def _options(route: ImageRoute, request: ImageRequest, photo: Photo | None) -> d
 
     One image a request, however often it is tried: a connection that breaks after the hand-over makes no second.
     """
-    asked = request.options.model_dump(exclude_none=True, exclude={"model", "workflow", "photo"})
+    asked = request.options.model_dump(exclude_none=True, exclude={"model", "workflow", "photo", "budget_usd"})
     options = {"idempotency_key": request.request_id, **route.options, **asked, "workflow": route.workflow}
     if route.image_model is not None:
         options["model"] = route.image_model

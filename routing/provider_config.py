@@ -6,7 +6,7 @@ Every error names the file, the key and the remedy.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from providers.errors import ConfigError, UnknownNameError, nearest
 from providers.registry import Family, known_providers
 from routing.contracts import Stage
+from routing.prices import Price
 from routing.tasks import ROLES
 from routing.yaml_text import read_mapping
 
@@ -86,12 +87,15 @@ class _MediaRouting(_Frozen):
 
 
 class ProviderConfigFile(_Frozen):
-    """The whole file. ``models`` is ``{provider: {model: {option: value}}}``, ``settings`` ``{VARIABLE: value}``."""
+    """The whole file. ``models`` is ``{provider: {model: {option: value}}}``, ``settings`` ``{VARIABLE: value}``,
+    ``prices`` ``{provider: "free" | {model: {input, output, image}}}`` in US dollars.
+    """
 
     providers: _Providers
     llm_routing: _LLMRouting = _LLMRouting()
     media_routing: _MediaRouting = _MediaRouting()
     models: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    prices: dict[str, Literal["free"] | dict[str, Price]] = Field(default_factory=dict)
     settings: dict[str, str | int | float] = Field(default_factory=dict)
 
 
@@ -162,8 +166,9 @@ def _check_names(path: Path, config: ProviderConfigFile) -> None:
     media_names = _names("media", config.providers.media)
     for index, image_rule in enumerate(config.media_routing.image):
         _check(path, f"media_routing.image[{index}].provider", "provider", image_rule.provider, media_names)
-    for name in config.models:
-        _check(path, f"models.{name}", "provider", name, llm_names | media_names)
+    for key, named in (("models", config.models), ("prices", config.prices)):
+        for name in named:
+            _check(path, f"{key}.{name}", "provider", name, llm_names | media_names)
 
 
 def _names(family: Family, activation: _Activation) -> frozenset[str]:

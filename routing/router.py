@@ -7,23 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from providers.errors import ConfigError, UnknownNameError
 from providers.registry import Family
 from routing.contracts import ImageOptions, ImageRequest, LLMRequest
 from routing.provider_config import ImageRule, ProviderConfigFile
 
-__all__ = ["ImageRoute", "LLMRoute", "Route", "Router"]
-
-
-class Route(Protocol):
-    """What attempts and fallbacks know of a route of either kind."""
-
-    @property
-    def provider(self) -> str: ...
-    @property
-    def model(self) -> str: ...
+__all__ = ["ImageRoute", "LLMRoute", "Router"]
 
 
 @dataclass(frozen=True)

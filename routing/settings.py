@@ -37,6 +37,7 @@ CORE_SETTINGS = (
     ),
     Setting("GATEWAY_TIMEOUT_MOCK", "Seconds for one LLM request with all its attempts, in mock.", "5", kind="seconds"),
     Setting("GATEWAY_TIMEOUT_LIVE", "The same in live.", "180", kind="seconds"),
+    Setting("RUN_BUDGET_USD", "What one run may spend on rented models, in US dollars; none: no limit.", kind="amount"),
     Setting("SPARKLIO_HOME", "Data folder: runs, images, checkpoints.", "./.sparklio", kind="path"),
     Setting("SPARKLIO_CONFIG", "The routing file.", "./provider_config.yaml", kind="path"),
 )
@@ -86,9 +87,20 @@ class Settings:
         return self.folder / Path(self._required("SPARKLIO_HOME")).expanduser()
 
     @property
+    def images(self) -> Path:
+        """Where images and uploaded photos are kept."""
+        return self.home / "images"
+
+    @property
     def gateway_timeout_s(self) -> float:
         """Bound on one LLM request with all its attempts, in seconds, for the present mode."""
         return float(self._required(f"GATEWAY_TIMEOUT_{self.mode.upper()}"))
+
+    @property
+    def run_budget_usd(self) -> float | None:
+        """What one run may spend, in US dollars; None where there is no limit."""
+        value = self.text("RUN_BUDGET_USD")
+        return None if value is None else float(value)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -216,7 +228,7 @@ def _check_known(config: ProviderConfigFile, path: Path, declared: Mapping[str, 
 
 
 def _resolve(setting: Setting, layers: list[tuple[Source, Mapping[str, str | None]]]) -> Value:
-    found = [(source, value) for source, layer in layers if (value := layer.get(setting.name))]
+    found = [(source, value) for source, layer in layers if (value := _said(setting, layer))]
     if setting.default is not None:
         found.append(("default", setting.default))
     if not found:
@@ -224,6 +236,12 @@ def _resolve(setting: Setting, layers: list[tuple[Source, Mapping[str, str | Non
     source, value = found[0]
     _check(setting, value, source)
     return Value(setting, value, source, tuple((s, v) for s, v in found[1:] if v != value))
+
+
+def _said(setting: Setting, layer: Mapping[str, str | None]) -> str | None:
+    """What a layer says; a key that was read from a file often brings its line's end along."""
+    value = layer.get(setting.name)
+    return value.strip() if value and setting.secret else value
 
 
 def _check(setting: Setting, value: str, source: Source) -> None:
@@ -236,6 +254,8 @@ def _check(setting: Setting, value: str, source: Source) -> None:
         problem = "must be a number of seconds above 0"
     elif setting.kind == "amount" and not _is_number(value, lambda number: number >= 0):
         problem = "must be a number from 0"
+    elif setting.secret and not (value.isascii() and value.isprintable() and " " not in value):
+        problem = "must be one word of plain ASCII, as keys are"
     if problem:
         shown = mask(value, secret=setting.secret)
         raise ConfigError(f"{setting.name} {problem}, got {shown!r} from {source}", hint=f"mend it in {source}")

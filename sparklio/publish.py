@@ -14,6 +14,7 @@ from graph.store import RunRecord, RunStore
 from providers.base import Usage
 from providers.errors import StorageError, UnknownNameError
 from routing.image_store import MEDIA_TYPES, ImageStore, write_whole
+from routing.prices import total_cost
 from sparklio.page import render_page
 
 __all__ = ["PAGE_FILE", "RESULT_FILE", "Publisher", "read_result"]
@@ -102,7 +103,8 @@ def read_result(runs: RunStore, run_id: str) -> dict[str, Any]:
 def build_result(record: RunRecord, state: Mapping[str, Any]) -> dict[str, Any]:
     """result.json: the six artefacts and ``meta``, its ``wall_ms`` still open.
 
-    ``meta.usage`` counts what this run itself asked for.
+    ``meta.usage`` counts what this run itself asked for, ``meta.cost_usd`` what it paid, failed calls included (None
+    where a model without a price took part).
     """
     calls = state.get("calls", [])
     usage = sum((Usage.model_validate(call["usage"]) for call in calls if not call["cached"]), Usage())
@@ -121,6 +123,7 @@ def build_result(record: RunRecord, state: Mapping[str, Any]) -> dict[str, Any]:
             "parent": record.parent.model_dump() if record.parent else None,
             "wall_ms": 0,
             "usage": usage.model_dump(),
+            "cost_usd": record.spent_usd,
             "nodes": {name: entry for name in NODES if (entry := _node_entry(name, calls))},
         },
     }
@@ -139,4 +142,5 @@ def _node_entry(name: str, calls: list[Mapping[str, Any]]) -> dict[str, Any] | N
         "degraded": any(call["degraded"] for call in mine),
         "attempts": sum(call["attempts"] for call in mine),
         "usage": sum((Usage.model_validate(call["usage"]) for call in mine), Usage()).model_dump(),
+        "cost_usd": total_cost(call["cost_usd"] for call in mine),
     }

@@ -18,6 +18,7 @@ from nodes.context import Context
 from providers.errors import StorageError
 from routing.contracts import Language, Mode, Stage
 from routing.gateways import build_gateways
+from routing.image_store import ImageStore
 from routing.settings import Settings, load_settings
 from sparklio.publish import PAGE_FILE, Publisher, read_result
 
@@ -86,6 +87,7 @@ class Sparklio:
                 mode=self.settings.mode,
                 publish=Publisher(gateways.media.store, store),
                 prepare=gateways.prepare,
+                budget_usd=self.settings.run_budget_usd,
                 secrets=self.settings.secrets,
             )
             self._resources = stack.pop_all()
@@ -102,6 +104,32 @@ class Sparklio:
             raise RuntimeError("use `async with Sparklio() as studio:`")
         return self._runs
 
+    @property
+    def images(self) -> ImageStore:
+        """Where the gateway keeps images, and photos to start from."""
+        return ImageStore(self.settings.images)
+
+    async def add_photo(self, photo: str | Path | bytes) -> str:
+        """Store a photo of the product and return its id, for ``product={"photo": id}``.
+
+        Args:
+            photo: a file, or the bytes of one: PNG, JPEG or WebP of at most 20 MB and 50 megapixels. Orientation is
+                applied, transparency becomes white, and what else a camera wrote (place, device) is dropped.
+
+        Raises:
+            InputError: it is no such image.
+            StorageError: the data folder cannot be written.
+        """
+        from graph.photos import check_photo, read_photo  # with Pillow, which most callers need not wait for
+
+        def add() -> str:
+            checked = (
+                check_photo(photo) if isinstance(photo, bytes) else read_photo(Path(photo).expanduser(), str(photo))
+            )
+            return self.images.save(checked.content, checked.media_type)
+
+        return await asyncio.to_thread(add)
+
     async def run(
         self,
         *,
@@ -117,7 +145,7 @@ class Sparklio:
 
         Args:
             brand: ``{name, industry, uploaded_materials: [{name, text}]}``.
-            product: ``{name, category, target, key_features, facts}``.
+            product: ``{name, category, target, key_features, facts, photo}``; ``photo`` is an id of :meth:`add_photo`.
             image: ``{kind, aspect_ratio, workflow, seed}``.
             language: of what is written, ``ko`` or ``en``.
             stage: ``draft`` or ``final``: which routing rules apply.

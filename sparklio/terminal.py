@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from providers.errors import describe
-from routing.logs import LOGGERS, MaskingFormatter, mask_secrets
+from routing.logs import LOGGERS, MaskingFormatter, mask_secrets, masked_description
 from sparklio.plain_text import printable
 
 if TYPE_CHECKING:
@@ -88,8 +87,9 @@ def print_error(error: BaseException, *, as_json: bool) -> None:
     """One sentence and a hint on stderr, or the error object; with ``--debug`` the trace before it."""
     if _flags.debug:
         trace = "".join(traceback.format_exception(error))
-        typer.echo(mask_secrets(trace, _flags.secrets), err=True, nl=False)
-    body = describe(error)
+        for line in mask_secrets(trace, _flags.secrets).splitlines():
+            typer.echo(printable(line), err=True)
+    body = masked_description(error, _flags.secrets)
     if as_json:
         typer.echo(json.dumps({"error": body}, ensure_ascii=False), err=True)
         return

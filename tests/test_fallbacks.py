@@ -173,3 +173,29 @@ async def test_where_all_rest_the_rules_order_holds(world: World) -> None:
         with pytest.raises(UnreachableError):
             await world.request()
         assert world.asked == ["home", "rented"]
+
+
+async def test_requests_that_fail_side_by_side_bring_one_rest(world: World) -> None:
+    world.errors["home"] = down()
+    await asyncio.gather(*(world.fallbacks.first((HOME, RENTED), world.ask) for _ in range(20)))
+    world.now += REST_S
+    world.errors.clear()
+    assert await world.request() == ["home"]
+
+
+async def test_one_request_counts_a_provider_once(world: World) -> None:
+    world.errors["home"] = down()
+    small, large = HOME, LLMRoute("home", "large")
+    assert await world.request(small, large, RENTED) == ["home", "home", "rented"]
+    assert await world.request(small, large, RENTED) == ["home", "home", "rented"]
+    assert await world.request(small, large, RENTED) == ["rented"]
+
+
+async def test_a_plain_failure_does_not_shorten_what_the_server_asked(world: World) -> None:
+    world.errors["home"] = down(OverloadedError, retry_after=120)
+    assert await world.request() == ["home", "rented"]
+    world.errors["home"] = down()
+    with pytest.raises(UnreachableError):
+        await world.request(HOME)
+    world.now += 119
+    assert await world.request() == ["rented"]

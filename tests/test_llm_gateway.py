@@ -11,6 +11,9 @@ import pytest
 
 from providers.base import LLMChunk, LLMOutput, LLMProviderResponse, Usage
 from providers.errors import (
+    AttemptTimeoutError,
+    BudgetError,
+    ConfigError,
     DeadlineError,
     EmptyAnswerError,
     MalformedAnswerError,
@@ -19,12 +22,14 @@ from providers.errors import (
     ProviderError,
     RejectedError,
     ServerError,
+    TruncatedAnswerError,
     UnreachableError,
 )
 from routing import attempts
 from routing.contracts import LLMRequest, Progress
 from routing.fallbacks import FAILURES
 from routing.llm_gateway import LLMGateway
+from routing.prices import Price, Prices
 from routing.prompt_builder import Prompt
 from routing.provider_config import ProviderConfigFile
 from routing.router import LLMRoute, Router
@@ -81,6 +86,7 @@ def _gateway(
     models: tuple[str, ...] = ("one",),
     providers: tuple[str, ...] = ("p",),
     deadline_s: float = 5,
+    prices: Prices | None = None,
 ) -> LLMGateway:
     """Routes by all ``models`` of the first provider, then of the next one."""
     pairs = [{"provider": provider, "model": model} for provider in providers for model in models]
@@ -88,7 +94,8 @@ def _gateway(
     config = ProviderConfigFile.model_validate(
         {"providers": {"llm": {"active": providers}}, "llm_routing": {"rules": rules}}
     )
-    return LLMGateway(Router(config, lambda family, name: None), backend, mode="live", deadline_s=deadline_s)
+    router = Router(config, lambda family, name: None)
+    return LLMGateway(router, backend, mode="live", deadline_s=deadline_s, prices=prices)
 
 
 def _brief(**options: object) -> LLMRequest:
@@ -211,14 +218,100 @@ async def test_deadline_covers_all_attempts_and_closes_the_call() -> None:
     assert backend.closed == 1
 
 
-async def test_a_provider_that_hangs_past_deadlines_comes_last_for_a_while() -> None:
-    backend = ScriptedBackend(60.0, 60.0, BRIEF)
-    gateway = _gateway(backend, providers=("p", "q"), deadline_s=0.05)
+async def test_a_route_that_hangs_leaves_time_for_the_next_one_and_then_comes_last() -> None:
+    backend = ScriptedBackend(60.0, BRIEF, 60.0, BRIEF, BRIEF)
+    gateway = _gateway(backend, providers=("p", "q"), deadline_s=0.3)
     for _ in range(FAILURES):
-        with pytest.raises(DeadlineError):
-            await gateway.generate(_brief())
+        answer = await gateway.generate(_brief())
+        assert [(a.provider, a.outcome) for a in answer.meta.attempts] == [("p", "attempt_timeout"), ("q", "ok")]
     answer = await gateway.generate(_brief())
     assert [attempt.provider for attempt in answer.meta.attempts] == ["q"]
+
+
+async def test_the_provider_that_took_the_time_is_the_one_that_rests_not_the_one_that_had_none_left() -> None:
+    hanging = ScriptedBackend(*[60.0] * 2 * FAILURES, BRIEF)
+    gateway = _gateway(hanging, providers=("p", "q"), deadline_s=0.1)
+    for _ in range(FAILURES):
+        with pytest.raises(DeadlineError) as caught:
+            await gateway.generate(_brief())
+        outcomes = [attempt["outcome"] for attempt in caught.value.details["attempts"]]
+        assert outcomes == ["attempt_timeout", "deadline"]
+    answer = await gateway.generate(_brief())
+    assert [attempt.provider for attempt in answer.meta.attempts] == ["q"]
+
+
+async def test_each_attempt_hears_how_much_time_is_left() -> None:
+    backend = ScriptedBackend(_server_error(), "no json", BRIEF, BRIEF, BRIEF)
+    gateway = _gateway(backend, models=("one", "two"), deadline_s=30)
+    await gateway.generate(_brief())
+    times = [options["timeout_s"] for _, _, options in backend.calls]
+    assert 20 >= times[0] > times[1] > times[2] > 0
+    await gateway.generate(_brief(timeout_s=2))
+    await gateway.generate(_brief(timeout_s=3000))
+    times = [options["timeout_s"] for _, _, options in backend.calls[3:]]
+    assert times[0] == 2
+    assert times[1] <= 20
+
+
+async def test_an_attempt_that_was_given_the_rest_of_the_time_ends_in_the_deadlines_error() -> None:
+    class Punctual(ScriptedBackend):
+        async def stream(self, route: LLMRoute, request: LLMRequest, prompt: Prompt, options: Mapping[str, Any]) -> Any:
+            await asyncio.sleep(options["timeout_s"] * 0.99)
+            raise AttemptTimeoutError("too slow", provider=route.provider, hint="wait")
+            yield
+
+    with pytest.raises(DeadlineError):
+        await _gateway(Punctual(), deadline_s=0.1).generate(_brief())
+
+
+class TestPrices:
+    PRICES = Prices({"p": {"one": Price(input=1000, output=2000)}, "home": "free"})
+
+    async def test_each_attempt_has_its_cost_the_useless_ones_too(self) -> None:
+        backend = ScriptedBackend("no json", BRIEF)
+        answer = await _gateway(backend, prices=self.PRICES).generate(_brief())
+        assert [attempt.cost_usd for attempt in answer.meta.attempts] == [0.02, 0.02]
+        assert answer.meta.cost_usd == 0.04
+        assert answer.usage.total_tokens == 30
+
+    async def test_a_failure_may_have_cost_something(self) -> None:
+        paid = Usage(prompt_tokens=10, completion_tokens=0, total_tokens=10)
+        cut = TruncatedAnswerError("cut", provider="p", usage=paid)
+        answer = await _gateway(ScriptedBackend(cut, BRIEF), models=("one", "two"), prices=self.PRICES).generate(
+            _brief()
+        )
+        assert [attempt.cost_usd for attempt in answer.meta.attempts] == [0.01, None]
+        assert answer.meta.cost_usd is None, "nobody told the price of two"
+
+    async def test_without_prices_nothing_is_paid(self) -> None:
+        answer = await _gateway(ScriptedBackend(BRIEF)).generate(_brief())
+        assert answer.meta.cost_usd == 0
+
+    async def test_no_call_is_made_that_the_budget_does_not_pay_for(self) -> None:
+        backend = ScriptedBackend("no json", BRIEF)
+        with pytest.raises(BudgetError, match="more than") as caught:
+            await _gateway(backend, prices=self.PRICES).generate(_brief(budget_usd=0.02))
+        assert "RUN_BUDGET_USD" in caught.value.hint
+        assert len(backend.calls) == 0, "the prompt alone costs more"
+
+    async def test_the_repair_is_not_made_either(self) -> None:
+        cheap = Prices({"p": {"one": Price(output=2000)}})
+        backend = ScriptedBackend("no json", BRIEF)
+        with pytest.raises(BudgetError) as caught:
+            await _gateway(backend, prices=cheap).generate(_brief(budget_usd=0.01))
+        assert [attempt["cost_usd"] for attempt in caught.value.details["attempts"]] == [0.01]
+
+    async def test_a_budget_needs_prices(self) -> None:
+        backend = ScriptedBackend(BRIEF)
+        with pytest.raises(ConfigError, match="no price") as caught:
+            await _gateway(backend, models=("two",), prices=self.PRICES).generate(_brief(budget_usd=1))
+        assert "prices.p" in caught.value.hint
+
+    async def test_what_costs_nothing_is_never_refused(self) -> None:
+        answer = await _gateway(ScriptedBackend(BRIEF), providers=("home",), prices=self.PRICES).generate(
+            _brief(budget_usd=0)
+        )
+        assert answer.meta.cost_usd == 0
 
 
 async def test_options_defaults_by_role_and_task_beneath_the_request_s() -> None:

@@ -74,6 +74,7 @@ async def test_a_fast_models_text_comes_in_steps(monkeypatch: pytest.MonkeyPatch
 async def test_only_mere_text_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     special = [
         text("", thinking="음"),
+        _line({**json.loads(text("반")), "error": "stopped"}),
         text("", tool_calls=[{"function": {"name": "f", "arguments": {}}}]),
         _line({"error": "out of memory"}),
         b"[1]\n",
@@ -92,6 +93,23 @@ async def test_lines_cut_anywhere_are_whole_again(monkeypatch: pytest.MonkeyPatc
         pieces = [json.loads(line) for line in passed.splitlines()]
         assert "".join(piece["message"]["content"] for piece in pieces) == "가나다라"
         assert pieces[-1]["eval_count"] == 3
+
+
+async def test_what_came_before_the_connection_broke_is_passed_on_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(Body):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            async for chunk in super().__aiter__():
+                yield chunk
+            raise httpx.ReadError("gone")
+
+    chunks = [text("가"), text("나"), _line({"error": "CUDA error: out of memory"})]
+    response = httpx.Response(200, headers=NDJSON, stream=Broken(chunks))
+    await join_lines(response)
+    passed = []
+    with pytest.raises(httpx.ReadError):
+        async for chunk in response.aiter_raw():
+            passed.append(chunk)
+    assert _parsed(b"".join(passed)) == _parsed(b"".join(chunks))
 
 
 async def test_half_a_line_at_the_end_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,8 @@ from providers.errors import (
     TruncatedAnswerError,
     UnreachableError,
 )
-from providers.llm.ollama import OllamaProvider, estimate_tokens
+from providers.llm.ollama import OllamaProvider
+from providers.tokens import estimate_tokens
 from routing import artifacts
 from tests.standins.ollama import Fault, OllamaStandIn, payload_of
 from tests.standins.server import free_port

@@ -40,7 +40,7 @@ def test_packaged_file_is_valid_and_frozen() -> None:
         (GOOD + "llm_routing: {rules: [{provider: ollama, role: copywritter}]}", "rules[0].role", "'copywriter'"),
         (GOOD + "media_routing: {image: [{provider: comfy}]}", "media_routing.image[0].provider", "'comfyui'"),
         (GOOD + "llm_routing: {rules: [{provider: ollama, priority: high}]}", "rules[0].priority", "priority"),
-        ("providers: {llm: {active: [openai]}}", "providers.llm.active[0]", "ollama"),
+        ("providers: {llm: {active: [openia]}}", "providers.llm.active[0]", "openai"),
         (GOOD + "models: {olama: {}}", "models.olama", "'ollama'"),
         ("{}", "providers is missing", "add providers"),
         (GOOD + "mode: live", "unknown key mode", "models"),

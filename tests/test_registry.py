@@ -28,6 +28,15 @@ class Parrot(LLMProvider):
 
     async def health_check(self):
         return True
+
+
+class Broken:
+    @property
+    def Parrot(self):
+        raise RuntimeError("its own trouble")
+
+
+broken = Broken()
 """
 Install = Callable[..., None]
 
@@ -76,6 +85,8 @@ def test_a_package_s_provider_is_found_by_its_name(install: Install, tmp_path: P
         ("no_such_module:Parrot", "No module named 'no_such_module'"),
         ("aviary_module:Raven", "Raven"),
         ("aviary_module:LLMOutput", "is no LLMProvider"),
+        ("aviary_module:LLMProvider", "is no LLMProvider"),
+        ("aviary_module:broken.Parrot", "its own trouble"),
     ],
 )
 def test_what_cannot_be_loaded_says_why(install: Install, target: str, said: str) -> None:

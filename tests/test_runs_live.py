@@ -375,3 +375,13 @@ async def test_a_line_of_no_run_is_in_no_run_s_log(tmp_path: Path) -> None:
     written = (tmp_path / "run.log").read_text(encoding="utf-8")
     assert "of the run" in written
     assert "of nobody" not in written
+
+
+async def test_a_run_log_is_whole_though_another_run_ends_and_handlers_are_replaced(tmp_path: Path) -> None:
+    with run_log(tmp_path / "a.log", "a", ()):
+        logging.getLogger("routing").handlers = [logging.NullHandler()]  # as the command line does when it starts
+        with run_log(tmp_path / "b.log", "b", ()):
+            logging.getLogger("routing").info("of b", extra={"run_id": "b"})
+        logging.getLogger("routing").info("of a", extra={"run_id": "a"})
+    assert "of b" in (tmp_path / "b.log").read_text(encoding="utf-8")
+    assert "of a" in (tmp_path / "a.log").read_text(encoding="utf-8")

@@ -98,3 +98,21 @@ def test_an_argument_that_names_no_variable() -> None:
 def test_env_example_names_every_declared_variable() -> None:
     named = {line.lstrip("#").partition("=")[0] for line in ENV_EXAMPLE.read_text().splitlines() if "=" in line}
     assert set(load_settings(environ={}).values) <= named
+
+
+def test_a_key_brings_no_line_end_along_and_is_plain_ascii() -> None:
+    settings = load_settings(environ={"OLLAMA_API_KEY": " key-0123456789\n"})
+    assert settings.text("OLLAMA_API_KEY") == "key-0123456789"
+    for wrong in ("key with blanks", "열쇠-0123456789", "key\x00-0123456789"):
+        with pytest.raises(ConfigError, match="plain ASCII") as caught:
+            load_settings(environ={"OLLAMA_API_KEY": wrong})
+        assert wrong not in f"{caught.value.to_dict()}"
+
+
+@pytest.mark.parametrize(("value", "fits"), [("0", True), ("2.5", True), ("-1", False), ("much", False)])
+def test_a_budget_is_an_amount(value: str, fits: bool) -> None:
+    if fits:
+        assert load_settings(environ={"RUN_BUDGET_USD": value}).run_budget_usd == float(value)
+    else:
+        with pytest.raises(ConfigError, match="RUN_BUDGET_USD"):
+            load_settings(environ={"RUN_BUDGET_USD": value})

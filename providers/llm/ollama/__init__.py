@@ -7,12 +7,13 @@ here. ``langchain_ollama`` takes most of a second to import, so the first answer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 
-from providers.base import LLMProviderResponse, Options, ProviderConfig, Setting
+from providers.base import Finding, LLMProviderResponse, Options, ProviderConfig, Setting
 from providers.errors import (
     AttemptTimeoutError,
     AuthenticationError,
@@ -33,13 +34,13 @@ from providers.llm.ollama.exchange import (
     OllamaRequest,
     error_text,
     estimate_request,
-    estimate_tokens,
     foreign_errors,
     meta_of,
     usage_of,
 )
+from providers.llm.ollama.library import Library, Wire, tagged
 
-__all__ = ["OllamaProvider", "estimate_tokens"]
+__all__ = ["OllamaProvider"]
 
 DEFAULT_NUM_CTX = 8192
 DEFAULT_NUM_PREDICT = 2048
@@ -77,6 +78,10 @@ class OllamaProvider(ChatProvider[OllamaRequest]):
         for model, own in config.models.items():
             for key in _BOUNDS.keys() & own.keys():
                 self._check_bound(model, key, own[key])
+        self._library = library = Library(self._wire(), preferred=tuple(config.models))
+        self.list_models, self.loaded_models = library.list_models, library.loaded_models
+        self.model_info, self.select_best_model = library.model_info, library.select_best_model
+        self.pull, self.prewarm = library.pull, library.prewarm
 
     async def prepare(self) -> None:
         async with self._connections.borrow() as connection:
@@ -85,26 +90,14 @@ class OllamaProvider(ChatProvider[OllamaRequest]):
 
     async def health_check(self) -> bool:
         try:
-            await self._get("/api/version", "version")
+            await self._library.version()
         except ProviderError:
             return False
         return True
 
-    async def list_models(self) -> list[dict[str, Any]]:
-        """The installed models, as ``/api/tags`` tells them: ``name`` with its tag, ``size`` in bytes, ``details``.
-
-        Raises:
-            ProviderError: Ollama does not answer.
-        """
-        return list(await self._get("/api/tags", "models") or ())
-
-    async def loaded_models(self) -> list[dict[str, Any]]:
-        """The models in memory, as ``/api/ps`` tells them; part of one runs on the CPU where ``size_vram < size``.
-
-        Raises:
-            ProviderError: Ollama does not answer.
-        """
-        return list(await self._get("/api/ps", "models") or ())
+    async def diagnose(self, models: Sequence[str]) -> list[Finding]:
+        """Whether each model is pulled, can chat, holds its ``num_ctx`` and fits the card where it is loaded."""
+        return await self._library.diagnose(models)
 
     async def _on_cpu(self, model: str, meta: Mapping[str, Any]) -> bool:
         """Whether part of the model runs on the CPU, which Ollama does in silence where the card is too small.
@@ -116,9 +109,9 @@ class OllamaProvider(ChatProvider[OllamaRequest]):
                 loaded = await self.loaded_models()
             except ProviderError:
                 return False
-            name = model if ":" in model else f"{model}:latest"
             self._spilled[model] = any(
-                entry.get("name") == name and entry.get("size_vram", 0) < entry.get("size", 0) for entry in loaded
+                entry.get("name") == tagged(model) and entry.get("size_vram", 0) < entry.get("size", 0)
+                for entry in loaded
             )
         return self._spilled[model]
 
@@ -174,14 +167,23 @@ class OllamaProvider(ChatProvider[OllamaRequest]):
     def _foreign(self) -> tuple[type[Exception], ...]:
         return foreign_errors()
 
-    async def _get(self, path: str, key: str) -> Any:
-        """``key`` of a probe's JSON answer; none of the probes loads a model."""
+    def _wire(self) -> Wire:
+        return Wire(
+            name=self.config.name,
+            url=self._url_shown,
+            client=self._probe,
+            step=self._within,
+            arguments=lambda model: self._arguments("chat", {"model": model}),
+            load_seconds=self._timeout(),
+        )
+
+    @asynccontextmanager
+    async def _probe(self) -> AsyncGenerator[httpx.AsyncClient, None]:
         async with self._connections.borrow() as connection:
+            yield connection.probe
 
-            async def probe() -> Any:
-                return (await connection.probe.get(path)).json()[key]
-
-            return await self._step(Exchange(None, _PROBE_TIMEOUT_S), probe)
+    async def _within(self, model: str | None, seconds: float | None, call: Callable[[], Awaitable[Any]]) -> Any:
+        return await self._step(Exchange(model, seconds or _PROBE_TIMEOUT_S), call)
 
     # -- the answer ----------------------------------------------------------------------------------------------------
 
@@ -274,6 +276,13 @@ class OllamaProvider(ChatProvider[OllamaRequest]):
                 hint="try again later, or raise OLLAMA_NUM_PARALLEL or OLLAMA_MAX_QUEUE of the server",
                 status=status,
                 retry_after=retry_after(response.headers),
+            )
+        if status == 400 and model is not None and "context length" in text:
+            return self._error(
+                PromptTooLongError,
+                f"the prompt does not fit the context of {model}: {text}",
+                hint=f"raise {self._key(model, 'num_ctx')}, or shorten the material",
+                status=status,
             )
         if status >= 500:
             return self._error(

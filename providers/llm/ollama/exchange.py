@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from providers.base import Usage
 from providers.http import client_options, without_credentials
 from providers.llm._chat import ChatRequest, note_response
 from providers.llm.ollama.lines import join_lines
+from providers.tokens import estimate_tokens
 
 if TYPE_CHECKING:
     from langchain_ollama import ChatOllama
@@ -26,28 +26,14 @@ __all__ = [
     "OllamaRequest",
     "error_text",
     "estimate_request",
-    "estimate_tokens",
     "foreign_errors",
     "meta_of",
     "usage_of",
 ]
 
-_TOKENS_PER_ASCII_CHAR = 0.3
-_TOKENS_PER_OTHER_CHAR = 0.9
 _TURN_TOKENS = 16  # a chat template's marks around one turn, rounded up
 _MAX_ERROR_CHARS = 300
 _DURATIONS = ("load_duration", "prompt_eval_duration", "eval_duration", "total_duration")
-
-
-def estimate_tokens(text: str) -> int:
-    """Tokens that a prompt takes, on the safe side: 0.3 for an ASCII character, 0.9 for any other.
-
-    korchasa/tldr (``llm/tokens-size``, 2025-10) counted the same text with eleven tokenizers. English: 0.22 to 0.29
-    tokens a character. Korean, blanks included: Qwen 0.65, Llama 3 0.63, Mistral 0.56, and 0.48 to 0.99 over all. A
-    Korean text is about a quarter ASCII, so these weights give it 0.75: a sixth above Qwen, under twice the thriftiest.
-    """
-    ascii_chars = len(text.encode("ascii", "ignore"))
-    return math.ceil(_TOKENS_PER_ASCII_CHAR * ascii_chars + _TOKENS_PER_OTHER_CHAR * (len(text) - ascii_chars))
 
 
 @dataclass(frozen=True)

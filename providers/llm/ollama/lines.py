@@ -33,15 +33,21 @@ class _JoinedLines(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         held, passed_at = b"", -math.inf
-        async for data in self._body:
-            held += data
-            now = time.monotonic()
-            if now >= passed_at + _STEP_S and b"\n" in data:
-                whole, _, held = held.rpartition(b"\n")
-                yield _joined(whole.splitlines())
-                passed_at = now
-        if held:
+        broken: Exception | None = None
+        try:
+            async for data in self._body:
+                held += data
+                now = time.monotonic()
+                if now >= passed_at + _STEP_S and b"\n" in data:
+                    whole, _, held = held.rpartition(b"\n")
+                    yield _joined(whole.splitlines())
+                    passed_at = now
+        except (httpx.TransportError, OSError) as exc:
+            broken = exc
+        if held:  # the last line may tell why the connection broke
             yield _joined(held.splitlines())
+        if broken is not None:
+            raise broken
 
     async def aclose(self) -> None:
         await self._body.aclose()
@@ -64,7 +70,7 @@ def _mere_text(line: bytes) -> dict[str, Any] | None:
     """The piece that ``line`` holds, where it holds nothing but text of an answer that goes on."""
     try:
         piece = json.loads(line)
-        mere_text = piece["done"] is False and piece["message"].keys() == {"role", "content"}
+        mere_text = piece["done"] is False and piece["message"].keys() == {"role", "content"} and "error" not in piece
     except (ValueError, TypeError, LookupError, AttributeError):
         return None
     return piece if mere_text else None
