@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
+from typing import Any, ClassVar
 
 import httpx
 
-from providers.base import ProviderConfig, Setting
+from providers.base import Finding, ProviderConfig, Setting
 from providers.errors import (
     AttemptTimeoutError,
     AuthenticationError,
@@ -21,11 +25,16 @@ from providers.errors import (
     ServerError,
     UnreachableError,
 )
-from providers.http import said, without_credentials
+from providers.exchange import Exchange, note_response
+from providers.http import PerLoop, client_options, said, without_credentials
 
-__all__ = ["Service", "rented_settings", "transport_failure"]
+__all__ = ["MISSHAPEN", "Rented", "Service", "rented_settings", "transport_failure"]
 
 OVERLOADED = {429, 503, 529}  # 529 is Anthropic's
+MISSHAPEN = (ValueError, TypeError, AttributeError, LookupError)
+"""What comes out where a request, or a body, is not of the vendor's form."""
+_PROBE_TIMEOUT_S = 5.0
+_A_KEY = re.compile(r"[!-~]+")
 
 
 def rented_settings(prefix: str, title: str, *, base_url: str, timeout_s: int) -> tuple[Setting, ...]:
@@ -78,7 +87,7 @@ class Service:
         """The key.
 
         Raises:
-            ConfigError: it is not set.
+            ConfigError: it is not set, or no header can carry it.
         """
         value = self.config.values.get(self.key_name)
         if not value:
@@ -86,6 +95,11 @@ class Service:
                 f"{self.prefix}_API_KEY is not set, and provider {self.config.name!r} needs it",
                 hint=f"set {self.prefix}_API_KEY in the environment or in .env, "
                 f"or take {self.config.name!r} out of `active` in provider_config.yaml",
+            )
+        if not _A_KEY.fullmatch(value):  # an HTTP client would quote it in its complaint
+            raise ConfigError(
+                f"{self.key_name} holds a blank, a line's end or a letter beyond ASCII, as no key does",
+                hint=f"copy {self.key_name} anew",
             )
         return value
 
@@ -169,3 +183,123 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
     while cause is not None:
         yield cause
         cause = cause.__cause__
+
+
+class Rented(ABC):
+    """What chat and image providers of rented services do alike.
+
+    A vendor says in class attributes ``title``, ``prefix``, ``extra`` and ``spare_key`` as in :class:`Service`.
+    """
+
+    title: ClassVar[str]
+    prefix: ClassVar[str]
+    extra: ClassVar[str]
+    spare_key: ClassVar[str | None] = None
+    config: ProviderConfig
+    _connections: PerLoop[Any]
+
+    @cached_property
+    def service(self) -> Service:
+        return Service(self.config, self.title, self.prefix, self.extra, self.spare_key)
+
+    @abstractmethod
+    def _sdk_errors(self) -> tuple[type[Exception], ...]:
+        """Bases of what the vendor's package raises; empty while it is not imported."""
+
+    @abstractmethod
+    def _refused(self, exc: Exception, model: str | None) -> ProviderError | None:
+        """Ours for an error that the service itself told, or None where ``exc`` is none."""
+
+    @abstractmethod
+    def _headers(self) -> dict[str, str]:
+        """What carries the key in a probe."""
+
+    @abstractmethod
+    def _offered(self, body: Any) -> set[str]:
+        """Names of the models in the answer to a GET of :meth:`_probe_path`."""
+
+    @abstractmethod
+    def _load(self, connection: Any) -> None:
+        """Import the vendor's package and build its client, where that is still to be done.
+
+        Raises:
+            ConfigError: the key or the package is missing.
+        """
+
+    def _probe_path(self) -> str:
+        return "/models"
+
+    def _refused_probe(self, response: httpx.Response) -> ProviderError:
+        """Ours for a probe's status above 299."""
+        return self.service.refused(response.status_code, response.text[:300].strip())
+
+    async def prepare(self) -> None:
+        """Imports the vendor's package and builds its client. Connects to nothing: a service may be hired in vain."""
+        async with self._connections.borrow() as connection:
+            self._load(connection)
+
+    async def health_check(self) -> bool:
+        try:
+            await self._models()
+        except ProviderError:
+            return False
+        return True
+
+    async def _findings(self, models: Iterable[str]) -> list[Finding]:
+        """Asks for the list of models once; raises ConfigError for a missing key or package."""
+        try:
+            offered = await self._models()
+        except ProviderError as exc:
+            return [Finding(self.config.name, "failed", exc.message, exc.hint)]
+        found = Finding(self.config.name, "ok", f"{self.title} answers at {self.service.base_url_shown}")
+        return [found, *(self._finding(model, offered) for model in models)]
+
+    def _finding(self, model: str, offered: set[str]) -> Finding:
+        subject = f"{self.config.name} {model}"
+        if model in offered:
+            return Finding(subject, "ok", "offered")
+        remedy = "check its name in provider_config.yaml"
+        return Finding(subject, "warning", f"not among the {len(offered)} models on offer", remedy)
+
+    async def _models(self) -> set[str]:
+        async with self._connections.borrow() as connection:
+            self._load(connection)
+
+            async def probe() -> set[str]:
+                url = self.service.base_url + self._probe_path()
+                response: httpx.Response = await connection.http.get(url, headers=self._headers())
+                if not response.is_success:
+                    raise self._refused_probe(response)
+                return self._offered(response.json())
+
+            return await Exchange(None, _PROBE_TIMEOUT_S).step(probe, self._foreign(), self._translated)
+
+    def _http(self) -> httpx.AsyncClient:
+        """A client of ours for the running event loop, whichever package sends through it."""
+        options = client_options(self.service.base_url, read_timeout_s=self.service.timeout_s, local=False)
+        return httpx.AsyncClient(**options, event_hooks={"response": [note_response]})
+
+    def _foreign(self) -> tuple[type[Exception], ...]:
+        return (httpx.HTTPError, OSError, *MISSHAPEN, *self._sdk_errors())
+
+    def _translated(self, exc: Exception, exchange: Exchange) -> ProviderError:
+        if told := self._refused(exc, exchange.model):
+            return told
+        answering = exchange.response is not None and exchange.response.is_success
+        broken = transport_failure(exc)
+        if isinstance(broken, httpx.ConnectTimeout):
+            return self.service.unreachable(broken, answering=False)
+        if isinstance(broken, TimeoutError | httpx.TimeoutException):
+            return self.service.timed_out(exchange.seconds)
+        if broken is not None:
+            return self.service.unreachable(broken, answering=answering)
+        if exchange.response is None:
+            return self._unsendable(exc, exchange.model)
+        message = f"{self.title} answered in a form that is not its own: {said(exc)}"
+        hint = f"is {self.service.base_url_shown} the right address? try again"
+        return self.service.error(ServerError, message, hint)
+
+    def _unsendable(self, exc: Exception, model: str | None) -> ProviderError:
+        message = f"the request cannot be put into {self.title}'s form: {said(exc)}"
+        own = f"`models.{self.config.name}.{model}` in provider_config.yaml"
+        return self.service.error(RejectedError, message, f"check the request's options and schema, and {own}")

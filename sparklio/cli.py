@@ -72,8 +72,8 @@ def run(
     from sparklio.scaffold import example_input
     from sparklio.studio import Sparklio
 
-    inputs = load_input(input_file or example_input())
     studio = Sparklio(mode=mode)
+    inputs = load_input(input_file or example_input(), studio.images.save)
 
     async def book(studio: Sparklio) -> RunRecord:
         return await studio.runs.start(inputs, run_id=run_id, stage=stage, out=out.absolute() if out else None)
@@ -223,6 +223,31 @@ def config(as_json: AsJson = False) -> None:
     terminal.warn(settings.warnings)
     terminal.say(f"routing: {settings.config_path}")
     terminal.show(settings_table(values))
+
+
+@app.command()
+def doctor(
+    fix: Annotated[bool, typer.Option("--fix", help="Mend what can be mended from here, e.g. pull models.")] = False,
+    as_json: AsJson = False,
+    mode: Mode = None,
+) -> None:
+    """Look whether a run would work, and say what mends what would not. Loads no model. Exit code 1: it would not."""
+    from routing.settings import load_settings
+    from sparklio.mending import check_up
+    from sparklio.tables import findings_table
+
+    settings = load_settings({"GENERATOR_MODE": mode})
+    terminal.keep_secret(settings.secrets)
+    report, failures = asyncio.run(check_up(settings, fix=fix))
+    for failure in failures:
+        terminal.print_error(failure, as_json=False)
+    if as_json:
+        terminal.print_json(report.to_dict())
+    else:
+        terminal.show(findings_table(report.to_dict()["findings"]))
+        terminal.say(report.verdict)
+    if not report.can_run:
+        raise typer.Exit(1)
 
 
 def main() -> None:

@@ -14,11 +14,12 @@ from rich.tree import Tree
 from sparklio.plain_text import one_line
 from sparklio.view import seconds
 
-__all__ = ["history_tree", "run_summary", "runs_table", "settings_table"]
+__all__ = ["findings_table", "history_tree", "run_summary", "runs_table", "settings_table"]
 
 Record = Mapping[str, Any]
 
 _STYLES = {"done": "green", "finished": "green", "failed": "red", "running": "cyan", "interrupted": "yellow"}
+_STATE_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 
 def runs_table(records: Iterable[Record]) -> Table:
@@ -185,6 +186,29 @@ def settings_table(values: Mapping[str, Record]) -> Table:
             table.add_row(
                 "", Text(f"hides {one_line(hidden['value'])}", "yellow"), Text(one_line(hidden["source"]), "yellow")
             )
+    return table
+
+
+def findings_table(findings: Iterable[Record]) -> Table:
+    """One row per finding, and beneath it what mends it.
+
+    Args:
+        findings: ``{subject, state: ok | warning | failed, message, remedy}`` each, in the order in which they are
+            shown.
+    """
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold", max_width=32)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        state = one_line(finding["state"])
+        table.add_row(
+            Text(state, _STATE_STYLES.get(state, "")),
+            Text(one_line(finding["subject"])),
+            Text(one_line(finding["message"])),
+        )
+        if finding["remedy"]:
+            table.add_row("", "", Text(f"→ {one_line(finding['remedy'])}", "cyan"))
     return table
 
 

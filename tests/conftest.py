@@ -8,10 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.standins.anthropic import AnthropicStandIn
 from tests.standins.comfyui import ComfyUIStandIn
+from tests.standins.google import GoogleStandIn
 from tests.standins.ollama import OllamaStandIn
+from tests.standins.openai import OpenAIStandIn
 
-OURS = ("GENERATOR_", "GATEWAY_", "SPARKLIO_", "OLLAMA_", "COMFYUI_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "DALLE_")
+OURS = ("GENERATOR_", "GATEWAY_", "SPARKLIO_", "OLLAMA_", "COMFYUI_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_")
+THEIRS = ("DALLE_", "NANOBANANA_", "LANGCHAIN_", "LANGSMITH_", "RUN_")
 
 BRAND = {"name": "소리결", "industry": "음향기기"}
 PRODUCT = {
@@ -26,7 +30,7 @@ PRODUCT = {
 @pytest.fixture(autouse=True)
 def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(OURS):
+        if name.startswith(OURS + THEIRS):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
@@ -40,6 +44,24 @@ def ollama() -> Iterator[OllamaStandIn]:
 @pytest.fixture
 def comfyui() -> Iterator[ComfyUIStandIn]:
     with ComfyUIStandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def openai() -> Iterator[OpenAIStandIn]:
+    with OpenAIStandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def anthropic() -> Iterator[AnthropicStandIn]:
+    with AnthropicStandIn() as server:
+        yield server
+
+
+@pytest.fixture
+def google() -> Iterator[GoogleStandIn]:
+    with GoogleStandIn() as server:
         yield server
 
 

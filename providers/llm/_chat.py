@@ -7,19 +7,16 @@ LangChain takes most of a second to import, so the first answer imports it, and 
 
 from __future__ import annotations
 
-import asyncio
 import json
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
-import httpx
-
 from providers.base import LLMChunk, LLMOutput, LLMProvider, LLMProviderResponse, Options, ProviderConfig, Usage
 from providers.errors import EmptyAnswerError, ProviderError, RejectedError
+from providers.exchange import Exchange
 from providers.http import PerLoop
 
 if TYPE_CHECKING:
@@ -31,10 +28,7 @@ __all__ = [
     "ChatProvider",
     "ChatRequest",
     "Connection",
-    "Exchange",
-    "current_exchange",
     "encodable",
-    "note_response",
 ]
 
 T = TypeVar("T")
@@ -106,30 +100,6 @@ class ChatAnswer:
             content = json.dumps(self.calls, ensure_ascii=False) if self.calls else self.text
             return LLMOutput(type="tools", content=content, parsed=self.calls)
         return LLMOutput(type="json" if mode == "json" else "text", content=self.text)
-
-
-class Exchange:
-    """One HTTP call on its way. ``model`` is None for a probe, ``response`` until the headers are there."""
-
-    def __init__(self, model: str | None, seconds: float) -> None:
-        self.model = model
-        self.seconds = seconds
-        self.deadline = asyncio.get_running_loop().time() + seconds
-        self.response: httpx.Response | None = None
-
-    async def aclose(self) -> None:
-        if self.response is not None:
-            await self.response.aclose()
-
-
-current_exchange: ContextVar[Exchange] = ContextVar("exchange")
-
-
-async def note_response(response: httpx.Response) -> None:
-    """Hook for an httpx client: the running exchange has its headers."""
-    exchange = current_exchange.get(None)
-    if exchange is not None:
-        exchange.response = response
 
 
 class Connection(Protocol):
@@ -241,20 +211,7 @@ class ChatProvider(LLMProvider, Generic[R]):
                     yield piece
 
     async def _step(self, exchange: Exchange, step: Callable[[], Awaitable[T]]) -> T:
-        """One step of an exchange, its errors translated.
-
-        Each step has the time limit to itself: around a ``yield`` it would strike the caller, in the caller's own code.
-        """
-        token = current_exchange.set(exchange)
-        try:
-            async with asyncio.timeout_at(exchange.deadline):
-                return await step()
-        except ProviderError:
-            raise
-        except self._foreign() as exc:
-            raise self._translated(exc, exchange) from exc
-        finally:
-            current_exchange.reset(token)
+        return await exchange.step(step, self._foreign(), self._translated)
 
     def _empty(self, model: str | None, reason: object, *, hint: str, usage: Usage | None = None) -> ProviderError:
         return EmptyAnswerError(

@@ -8,9 +8,19 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import overload
 
-__all__ = ["MAX_SIDE", "MIN_SIDE", "SDXL_BUCKETS", "choose_size", "closest_bucket", "parse_aspect_ratio"]
+__all__ = [
+    "MAX_SIDE",
+    "MIN_SIDE",
+    "SDXL_BUCKETS",
+    "choose_size",
+    "closest_bucket",
+    "nearest_size",
+    "parse_aspect_ratio",
+    "parse_size",
+]
 
 MIN_SIDE, MAX_SIDE = 64, 4096
 
@@ -24,6 +34,7 @@ SDXL_BUCKETS: tuple[tuple[int, int], ...] = (
 )  # fmt: skip
 
 _RATIO = re.compile(r"([1-9]\d{0,2}):([1-9]\d{0,2})")
+_SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 
 
 def parse_aspect_ratio(aspect_ratio: str) -> float:
@@ -36,6 +47,18 @@ def parse_aspect_ratio(aspect_ratio: str) -> float:
     if match is None:
         raise ValueError(f"{aspect_ratio!r} is not an aspect ratio like '16:9'")
     return int(match[1]) / int(match[2])
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """(width, height) in pixels of a size such as ``"1536x1024"``.
+
+    Raises:
+        ValueError: it is not two whole numbers from 1 to 99999 with an x between them.
+    """
+    match = _SIZE.fullmatch(size)
+    if match is None:
+        raise ValueError(f"{size!r} is not a size like '1024x1024'")
+    return int(match[1]), int(match[2])
 
 
 def closest_bucket(aspect_ratio: str) -> tuple[int, int]:
@@ -80,6 +103,44 @@ def choose_size(
             other_width, other_height = default or (height or 0, width or 0)
         return _side(width or other_width), _side(height or other_height)
     return _side(width), _side(height)
+
+
+def nearest_size(
+    sizes: Sequence[tuple[int, int]], width: int | None, height: int | None, aspect_ratio: str | None
+) -> tuple[int, int]:
+    """The one of ``sizes``, (width, height) in pixels, that is nearest to what was asked.
+
+    The ratio counts first, by its logarithm, then the area, then the order of ``sizes``. What was not asked is taken
+    from the first of them, and a missing side from the ratio where there is one.
+
+    Raises:
+        ValueError: as :func:`parse_aspect_ratio`.
+    """
+    ratio, area = _asked_form(sizes[0], width, height, aspect_ratio)
+
+    def distance(size: tuple[int, int]) -> tuple[float, float]:
+        # Rounded, for 3:2 and 2:3 are equally far from 1:1 but for the last bit.
+        return (
+            round(abs(math.log(size[0] / size[1] / ratio)), 9),
+            round(abs(math.log(size[0] * size[1] / area)), 9),
+        )
+
+    return min(sizes, key=distance)
+
+
+def _asked_form(
+    default: tuple[int, int], width: int | None, height: int | None, aspect_ratio: str | None
+) -> tuple[float, float]:
+    """Width divided by height, and the area in pixels, that were asked; ``default`` lends what was not."""
+    if width is not None and height is not None:
+        return width / height, width * height
+    if aspect_ratio is None:
+        sides = width or default[0], height or default[1]
+        return sides[0] / sides[1], sides[0] * sides[1]
+    ratio = parse_aspect_ratio(aspect_ratio)
+    if width is None and height is None:
+        return ratio, default[0] * default[1]
+    return ratio, width * width / ratio if width is not None else (height or 0) ** 2 * ratio
 
 
 def _side(pixels: float) -> int:

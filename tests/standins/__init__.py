@@ -1,1 +1,1 @@
-"""Local servers that speak the real wire formats of Ollama and ComfyUI, faults included."""
+"""Local servers that speak the real wire formats of Ollama, ComfyUI, OpenAI, Anthropic and Google, faults included."""

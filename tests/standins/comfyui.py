@@ -73,7 +73,8 @@ class Fault(StrEnum):
     WS_SILENT = "ws_silent"  # accepted, never speaks
 
 
-_AT_CONNECT = {Fault.WS_REFUSED, Fault.WS_SILENT}
+_AT_CONNECT = frozenset({Fault.WS_REFUSED, Fault.WS_SILENT})
+_AT_PROMPT = frozenset(Fault) - _AT_CONNECT
 
 
 @dataclass
@@ -139,6 +140,7 @@ class ComfyUIStandIn(StandIn):
         freed: bodies of POST /free.
         uploads: names of every upload that arrived whole, in order.
         files: (type, subfolder, filename) -> bytes.
+        chance: which of these a prompt or websocket meets for which no fault is queued; asked in the server's thread.
     """
 
     def __init__(
@@ -170,6 +172,7 @@ class ComfyUIStandIn(StandIn):
         self.freed: list[dict[str, Any]] = []
         self.uploads: list[str] = []
         self.files: dict[tuple[str, str, str], bytes] = {}
+        self.chance: Callable[[frozenset[Fault]], Fault | None] = lambda faults: None
         self._faults: deque[Fault | None] = deque()
         self._socket_faults: deque[Fault] = deque()
         self._upload_cuts = 0
@@ -361,7 +364,7 @@ class ComfyUIStandIn(StandIn):
         return web.json_response({"prompt_id": job.id, "number": job.number, "node_errors": node_errors})
 
     def _next_faults(self) -> set[Fault]:
-        queued = self._faults.popleft() if self._faults else None
+        queued = self._faults.popleft() if self._faults else self.chance(_AT_PROMPT)
         return ({queued} if queued else set()) | (self._always - _AT_CONNECT)
 
     async def _get_queue(self, _request: web.Request) -> web.Response:
@@ -452,7 +455,7 @@ class ComfyUIStandIn(StandIn):
     # the websocket
 
     async def _get_ws(self, request: web.Request) -> web.StreamResponse:
-        fault = self._socket_faults.popleft() if self._socket_faults else None
+        fault = self._socket_faults.popleft() if self._socket_faults else self.chance(_AT_CONNECT)
         if Fault.WS_REFUSED in self._always or fault is Fault.WS_REFUSED:
             return web.Response(status=403)
         silent = Fault.WS_SILENT in self._always or fault is Fault.WS_SILENT

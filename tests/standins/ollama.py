@@ -16,12 +16,9 @@ A task is named by the ``title`` of the schema in ``format``, which is the class
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import re
 import time
-from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -29,14 +26,11 @@ from enum import StrEnum
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
-from tests.standins.server import StandIn
+from tests.standins.answers import answer_to, estimated_tokens, text_of
+from tests.standins.chat import BREAKS_HALFWAY, REWRITES, Body, ChatStandIn, fabricate, payload_of, split, wait
 
 __all__ = ["Fault", "OllamaStandIn", "default_answer", "estimated_prompt_tokens", "fabricate", "payload_of"]
-
-Body = dict[str, Any]
-Answer = str | dict[str, Any] | Callable[[Body], "str | dict[str, Any]"]
 
 DEFAULT_MODELS = ("qwen2.5:7b", "qwen2.5:14b", "llama3.2:latest", "mistral-small:latest")
 MODEL_BYTES = 4_700_000_000
@@ -75,61 +69,32 @@ _STATUSES = {
     Fault.STATUS_500: (500, "llama runner process has terminated: exit status 2"),
     Fault.STATUS_503: (503, "server busy, please try again.  maximum pending requests exceeded"),
 }
-_REWRITES: Mapping[Fault, Callable[[str], str]] = {
-    Fault.PROSE_AROUND: lambda text: f"물론입니다! 요청하신 결과입니다.\n\n{text}\n\n도움이 되었기를 바랍니다.",
-    Fault.FENCED: lambda text: f"```json\n{text}\n```",
-    Fault.THINK_TAGS: lambda text: f'<think>\n음, 먼저 {{"초안": 1}} 을 생각해 보자.\n</think>\n\n{text}',
-    Fault.WRONG_SHAPE: lambda _: '{"unexpected": ["shape"]}',
-    Fault.EMPTY: lambda _: "",
-    Fault.LOAD: lambda _: "",
-}
-_BREAKS_HALFWAY = {Fault.STALL, Fault.CUT, Fault.HALF_JSON, Fault.ERROR_LINE, Fault.LENGTH}
+_REWRITES: Mapping[str, Callable[[str], str]] = {**REWRITES, Fault.LOAD: lambda _: ""}
 
 
-class OllamaStandIn(StandIn):
+class OllamaStandIn(ChatStandIn):
     """Ollama without a model.
 
     Attributes:
         models: installed names; a bare name means ``:latest``. Others get Ollama's 404.
-        answers, answers_for: answers to the next calls, for any schema and by its title; the latter come first.
-        answerer: what answers when no answer is queued.
-        delay_s: before the headers of every answer. ``token_delay_s``: before each line. Both in seconds.
-        chunk_chars: characters of one streamed line.
-        retry_after: ``Retry-After`` of 429 and 503; None leaves it out.
         prompt_eval_count: the count for a request's body; None leaves it out, as Ollama does for a cached prompt.
         vram_share: ``size_vram / size`` in /api/ps.
         version: what /api/version tells.
-        chats: bodies of all calls to /api/chat, those refused or failed included. ``generates``: to /api/generate.
-        by_model, by_task: how many of the chats asked for each.
+        generates: bodies of all calls to /api/generate.
         loads: (model, num_ctx) of each load; a changed num_ctx loads again.
-        active: requests being served now. ``most_active``: the most of them at a time.
     """
+
+    faults = frozenset(Fault)
 
     def __init__(self, models: Iterable[str] = DEFAULT_MODELS) -> None:
         super().__init__()
         self.models = list(models)
-        self.answers: deque[Answer] = deque()
-        self.answers_for: defaultdict[str, deque[Answer]] = defaultdict(deque)
-        self.answerer: Callable[[Body], str | dict[str, Any]] = default_answer
-        self.delay_s = 0.0
-        self.token_delay_s = 0.0
-        self.chunk_chars = 8
-        self.retry_after: str | None = "0"
         self.prompt_eval_count: Callable[[Body], int | None] = estimated_prompt_tokens
         self.vram_share = 1.0
         self.version = "0.30.0"
-        self.chats: list[Body] = []
         self.generates: list[Body] = []
-        self.by_model: Counter[str] = Counter()
-        self.by_task: Counter[str] = Counter()
         self.loads: list[tuple[str, int]] = []
-        self.active = 0
-        self.most_active = 0
-        self._faults: list[tuple[Fault, str | None]] = []
-        self._always: tuple[Fault, str | None] | None = None
         self._loaded: dict[str, int] = {}
-        self._transports: list[asyncio.BaseTransport] = []
-        self.app.middlewares.append(self._keep_books)
         self.app.add_routes(
             [
                 web.post("/api/chat", self._chat),
@@ -140,50 +105,19 @@ class OllamaStandIn(StandIn):
             ]
         )
 
-    # -- knobs and books -----------------------------------------------------------------------------------------------
+    def schema_of(self, body: Body) -> Mapping[str, Any] | None:
+        return _schema(body)
 
-    def fail(self, *faults: str, task: str | None = None) -> None:
-        """Queue faults by name, one for each of the next calls; with ``task``, of the next calls with that schema."""
-        self._faults.extend((Fault(fault), task) for fault in faults)
-
-    def fail_always(self, fault: str | None, *, task: str | None = None) -> None:
-        """The fault of every call for which none is queued; None ends it."""
-        self._always = (Fault(fault), task) if fault else None
-
-    @property
-    def open_connections(self) -> int:
-        """TCP connections that are open now, idle ones in a client's pool included."""
-        return sum(not transport.is_closing() for transport in list(self._transports))
-
-    @property
-    def connections_made(self) -> int:
-        """TCP connections that ever carried a request."""
-        return len(self._transports)
+    def default_answer(self, body: Body) -> str | dict[str, Any]:
+        return default_answer(body)
 
     def forget(self) -> None:
         """Empty the books, the queues and the faults; what is loaded stays loaded."""
-        for book in (self.chats, self.generates, self.by_model, self.by_task, self.loads):
-            book.clear()
-        self.answers.clear()
-        self.answers_for.clear()
-        self._faults.clear()
-        self._always = None
-        self.most_active = self.active
+        super().forget()
+        self.generates.clear()
+        self.loads.clear()
 
     # -- routes --------------------------------------------------------------------------------------------------------
-
-    @web.middleware
-    async def _keep_books(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.transport is not None and request.transport not in self._transports:
-            self._transports.append(request.transport)
-        self.active += 1
-        self.most_active = max(self.most_active, self.active)
-        try:
-            return await handler(request)
-        except ConnectionResetError:  # the client has gone
-            return web.Response(status=499)
-        finally:
-            self.active -= 1
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         return await self._serve_call(request, self.chats, _chat_line)
@@ -210,17 +144,17 @@ class OllamaStandIn(StandIn):
             body = await request.json()
         except json.JSONDecodeError as exc:
             return _error(400, str(exc))
-        book.append(body)
         if book is self.chats:
-            self.by_model[body.get("model", "")] += 1
-            self.by_task[_task(body)] += 1
+            self.enter(body)
+        else:
+            book.append(body)
         refusal = self._refusal(body)
         if refusal is not None:
             return refusal
-        fault = self._next_fault(_task(body))
-        await _wait(request, self.delay_s)
+        fault = Fault(self.next_fault(self.task_of(body)))
+        await wait(request, self.delay_s)
         if fault is Fault.HANG:
-            await _wait(request, float("inf"))
+            await wait(request, float("inf"))
         if fault is Fault.REDIRECT:
             return web.Response(status=307, headers={"Location": "/elsewhere"})
         if fault in _STATUSES:
@@ -243,30 +177,13 @@ class OllamaStandIn(StandIn):
         with suppress(ConnectionResetError):  # the client has gone
             await response.prepare(request)
             for line in call.lines():
-                await _wait(request, self.token_delay_s)
+                await wait(request, self.token_delay_s)
                 await response.write(line)
             if call.fault is Fault.STALL:
-                await _wait(request, float("inf"))
+                await wait(request, float("inf"))
             if call.fault is Fault.CUT and request.transport is not None:
                 request.transport.abort()
         return response
-
-    def _next_fault(self, task: str) -> Fault:
-        for index, (fault, wanted) in enumerate(self._faults):
-            if wanted in (None, task):
-                del self._faults[index]
-                return fault
-        if self._always is not None and self._always[1] in (None, task):
-            return self._always[0]
-        return Fault.NONE
-
-    def next_answer(self, body: Body) -> str:
-        """Text of the answer to ``body``: queued for its task, queued for any, or the answerer's."""
-        queue = self.answers_for.get(_task(body)) or self.answers
-        answer: Any = queue.popleft() if queue else self.answerer
-        if callable(answer):
-            answer = answer(body)
-        return answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
 
     def load(self, body: Body) -> int:
         """Load the body's model if it is not there with this num_ctx; nanoseconds that it took."""
@@ -298,8 +215,8 @@ class _Call:
         self._load_ns = standin.load(body)
         self.calls: list[Body] = [] if self._is_load else _tool_calls(body)
         self.text = "" if self._is_load or self.calls else self._written()
-        self.pieces = _split(self.text, standin.chunk_chars)
-        if fault in _BREAKS_HALFWAY:
+        self.pieces = split(self.text, standin.chunk_chars)
+        if fault in BREAKS_HALFWAY:
             self.pieces = self.pieces[: max(1, len(self.pieces) // 2)]
 
     @property
@@ -364,22 +281,13 @@ async def _whole(request: web.Request, call: _Call) -> web.StreamResponse:
     if call.fault is Fault.ERROR_LINE:
         return _error(500, "an error was encountered while running the model: CUDA error: out of memory")
     if call.fault is Fault.STALL:
-        await _wait(request, float("inf"))
+        await wait(request, float("inf"))
     data = json.dumps(call.whole() | ({"done": False} if call.fault is Fault.NO_DONE else {})).encode()
     if call.fault is Fault.HALF_JSON:
         data = data[: len(data) // 2]
     if call.fault is Fault.CUT and request.transport is not None:
         request.transport.abort()
     return web.Response(body=data, content_type="application/json")
-
-
-async def _wait(request: web.Request, seconds: float) -> None:
-    """Sleep, but no longer than the client stays."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        if request.transport is None or request.transport.is_closing():
-            return
-        await asyncio.sleep(min(left, 0.01))
 
 
 def _chat_line(text: str, extra: Body) -> Body:
@@ -407,10 +315,6 @@ def _tool_calls(body: Body) -> list[Body]:
     return [{"function": {"name": tool["name"], "arguments": fabricate(tool.get("parameters") or {"type": "object"})}}]
 
 
-def _split(text: str, size: int) -> list[str]:
-    return [text[start : start + size] for start in range(0, len(text), size)]
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
@@ -435,171 +339,19 @@ def _model_entry(name: str) -> Body:
 
 def estimated_prompt_tokens(body: Body) -> int:
     """About what Qwen's tokenizer counts; a prompt that does not fit is cut to half the context (ollama#17427)."""
-    text = "".join(message.get("content") or "" for message in body.get("messages") or ()) + body.get("prompt", "")
-    ascii_chars = len(text.encode("ascii", "ignore"))
-    tokens = 10 + ascii_chars // 4 + (len(text) - ascii_chars) * 3 // 4
+    tokens = estimated_tokens("".join(map(text_of, body.get("messages") or ())) + body.get("prompt", ""))
     num_ctx: int = (body.get("options") or {}).get("num_ctx", 4096)
     return tokens if tokens <= num_ctx else num_ctx // 2 + 2
 
 
 def default_answer(body: Body) -> str | dict[str, Any]:
     """An answer that fits ``format`` and, for Sparklio's own tasks, the payload too."""
-    schema = body.get("format")
-    if not schema:
-        return "안녕하세요. 저는 흉내만 내는 모델입니다."
-    if schema == "json":
+    if body.get("format") == "json":
         return {"answer": "흉내만 낸 답입니다."}
-    answer: dict[str, Any] = fabricate(schema)
-    task = _TASKS.get(_task(body))
-    return answer | task(payload_of(body)) if task else answer
+    schema = _schema(body)
+    return answer_to(schema, (schema or {}).get("title", ""), payload_of(body))
 
 
-def payload_of(body: Body) -> dict[str, Any]:
-    """The request's payload: the first JSON object in the last user turn (its fences are the prompt's affair)."""
-    turns = [message for message in body.get("messages") or () if message.get("role") == "user"]
-    text = turns[-1].get("content", "") if turns else body.get("prompt", "")
-    decoder = json.JSONDecoder()
-    for brace in re.finditer(r"\{", text):
-        with suppress(json.JSONDecodeError):
-            value = decoder.raw_decode(text, brace.start())[0]
-            if isinstance(value, dict):
-                return value
-    return {}
-
-
-def fabricate(
-    schema: Mapping[str, Any], name: str = "value", index: int = 0, root: Mapping[str, Any] | None = None
-) -> Any:
-    """The plainest instance of a JSON schema, all of its properties present.
-
-    Args:
-        schema: the schema, or a part of it.
-        name: of the property that the part belongs to; texts are made of it.
-        index: place in its list; makes the items of a list differ.
-        root: the whole schema, in which ``$ref`` points; None where ``schema`` is the whole.
-    """
-    root = schema if root is None else root
-    if "$ref" in schema:
-        target: Any = root
-        for step in schema["$ref"].removeprefix("#/").split("/"):
-            target = target[step]
-        return fabricate(target, name, index, root)
-    if "const" in schema:
-        return schema["const"]
-    if "enum" in schema:
-        return schema["enum"][index % len(schema["enum"])]
-    for choice in ("anyOf", "oneOf", "allOf"):
-        if choice in schema:
-            return fabricate(schema[choice][0], name, index, root)
-    return _BY_TYPE[schema.get("type", "string")](schema, name, index, root)
-
-
-def _object(schema: Mapping[str, Any], name: str, index: int, root: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: fabricate(part, key, index, root) for key, part in schema.get("properties", {}).items()}
-
-
-def _array(schema: Mapping[str, Any], name: str, index: int, root: Mapping[str, Any]) -> list[Any]:
-    parts = list(schema.get("prefixItems", ()))
-    wanted = max(len(parts), schema.get("minItems", 1))
-    parts += [schema.get("items") or {"type": "string"}] * (min(wanted, schema.get("maxItems", wanted)) - len(parts))
-    return [fabricate(part, name, place, root) for place, part in enumerate(parts)]
-
-
-def _string(schema: Mapping[str, Any], name: str, index: int, root: Mapping[str, Any]) -> str:
-    texts = [f"{name} 예시 {index + 1}", f"{name}-{index + 1}", f"#2F6B4{index % 10}", str(index + 1)]
-    if name == "colors":
-        texts = texts[2:]
-    pattern = schema.get("pattern", "")
-    fitting = [text for text in texts if re.search(pattern, text)]
-    assert fitting, f"teach the stand-in a text of pattern {pattern!r}"
-    return fitting[0][: schema.get("maxLength")]
-
-
-def _number(schema: Mapping[str, Any], name: str, index: int, root: Mapping[str, Any]) -> int:
-    low = schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
-    return int(min(max(low, index + 1), schema.get("maximum", index + 1)))
-
-
-_BY_TYPE: Mapping[str, Callable[[Mapping[str, Any], str, int, Mapping[str, Any]], Any]] = {
-    "object": _object,
-    "array": _array,
-    "string": _string,
-    "integer": _number,
-    "number": _number,
-    "boolean": lambda *_: True,
-    "null": lambda *_: None,
-}
-
-
-def _task(body: Body) -> str:
+def _schema(body: Body) -> Mapping[str, Any] | None:
     schema = body.get("format")
-    return schema.get("title", "") if isinstance(schema, dict) else ""
-
-
-def _name_in(payload: Mapping[str, Any], *keys: str) -> str:
-    """The first ``name`` in the payload's parts of these keys, or in the payload itself."""
-    parts = [payload.get(key) for key in keys] + [payload]
-    return next((part["name"] for part in parts if isinstance(part, dict) and part.get("name")), "샘플")
-
-
-def _brand_summary(payload: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "name": _name_in(payload, "brand", "brand_input"),
-        "tone": "차분하고 믿음직한 말투로, 과장 없이 사실을 먼저 말합니다.",
-        "values": ["정직", "건강", "꾸준함"],
-        "colors": ["#2F6B4F", "#F4EFE6"],
-    }
-
-
-def _marketing_brief(payload: Mapping[str, Any]) -> dict[str, Any]:
-    product = _name_in(payload, "product", "product_input")
-    return {
-        "target": "운동을 시작한 20-30대 직장인",
-        "positioning": f"매일 부담 없이 챙기는 {product}",
-        "key_messages": ["간편하게 챙깁니다", "부담 없이 가볍습니다", "성분을 투명하게 밝힙니다"],
-    }
-
-
-def _content_plan(payload: Mapping[str, Any]) -> dict[str, Any]:
-    planned = {"hero": "첫인상", "features": "핵심 특징", "usage": "즐기는 방법", "cta": "지금 만나 보세요"}
-    return {"sections": [{"id": kind, "type": kind, "title": title} for kind, title in planned.items()]}
-
-
-def _product_detail(payload: Mapping[str, Any]) -> dict[str, Any]:
-    planned = payload.get("sections") or _content_plan(payload)["sections"]
-    product = _name_in(payload, "product", "product_input")
-    return {
-        "headline": f"{product}, 오늘의 균형",
-        "subheadline": "바쁜 하루에도 가볍게 챙기는 한 번의 습관",
-        "sections": [
-            {
-                "section_id": section["id"],
-                "heading": section.get("title") or "소개",
-                "body": f"{product}의 이야기를 담백하게 전합니다.",
-                "bullets": ["간편하게", "가볍게"],
-            }
-            for section in planned
-        ],
-        "cta": "지금 만나 보세요",
-    }
-
-
-def _image_prompt(payload: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "prompt": "studio product photograph on a sage green background, soft daylight, clean composition",
-        "negative_prompt": "text, watermark, people",
-    }
-
-
-def _style_review(payload: Mapping[str, Any]) -> dict[str, Any]:
-    return {"approved": True, "score": 90, "issues": [], "summary": "브랜드의 말투와 잘 맞습니다."}
-
-
-_TASKS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
-    "BrandSummary": _brand_summary,
-    "MarketingBrief": _marketing_brief,
-    "ContentPlan": _content_plan,
-    "ProductDetail": _product_detail,
-    "ImagePrompt": _image_prompt,
-    "StyleReview": _style_review,
-}
+    return schema if isinstance(schema, dict) else None

@@ -27,8 +27,9 @@ from providers.errors import (
     TruncatedAnswerError,
     UnreachableError,
 )
+from providers.exchange import Exchange
 from providers.http import retry_after, said, without_credentials
-from providers.llm._chat import ChatAnswer, ChatProvider, Exchange
+from providers.llm._chat import ChatAnswer, ChatProvider
 from providers.llm.ollama.exchange import (
     OllamaConnection,
     OllamaRequest,

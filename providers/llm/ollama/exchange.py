@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 import httpx
 
 from providers.base import Usage
+from providers.exchange import note_response
 from providers.http import client_options, without_credentials
-from providers.llm._chat import ChatRequest, note_response
+from providers.llm._chat import ChatRequest
 from providers.llm.ollama.lines import join_lines
 from providers.tokens import estimate_tokens
 

@@ -42,6 +42,7 @@ class OpenAIProvider(RentedChat):
     reason_key = "finish_reason"
     cut = frozenset({"length"})
     declined = frozenset({"content_filter"})
+    limit_key = "max_completion_tokens"
     settings = rented_settings("OPENAI", "OpenAI", base_url=_HOME, timeout_s=120)
 
     def _build(self, model: str, http: httpx.AsyncClient) -> BaseChatModel:
@@ -51,7 +52,8 @@ class OpenAIProvider(RentedChat):
 
     def _key_or_none(self) -> str:
         own_server = self.service.base_url != _HOME
-        return self.config.values.get(self.service.key_name) or (_NO_KEY if own_server else self.service.key())
+        keyless = own_server and not self.config.values.get(self.service.key_name)
+        return _NO_KEY if keyless else self.service.key()
 
     def _arguments(self, mode: str, options: Options) -> dict[str, Any]:
         body = wanted(

@@ -26,11 +26,15 @@ class _Chat(ChatOpenAI):
 
 
 def build(model: str, *, base_url: str, key: str, http: httpx.AsyncClient) -> ChatOpenAI:
-    """A chat model over ``http``. Retries and time limits are the gateway's; the synchronous client is never used."""
-    return _Chat(
+    """A chat model over ``http``. Retries and time limits are the gateway's; the synchronous client is never used.
+
+    What is not given here, LangChain and the SDK would look for in the environment.
+    """
+    chat = _Chat(
         model=model,
         base_url=base_url,
         api_key=lambda: key,
+        openai_proxy="",
         max_retries=0,
         timeout=None,
         stream_chunk_timeout=None,
@@ -40,3 +44,8 @@ def build(model: str, *, base_url: str, key: str, http: httpx.AsyncClient) -> Ch
         http_client=httpx.Client(transport=httpx.BaseTransport()),
         http_socket_options=(),
     )
+    # The SDK reads these from the environment, and lets a key among such headers win over ours.
+    client = chat.root_async_client
+    client.organization = client.project = client.admin_api_key = None
+    client._custom_headers = {}  # noqa: SLF001  there is no public way
+    return chat

@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from providers.base import (
+    Finding,
     GeneratedImage,
     ImageChunk,
     ImageProvider,
@@ -33,6 +34,7 @@ from providers.base import (
 )
 from providers.errors import EmptyAnswerError, JobError, RejectedError, WorkflowError
 from providers.media.comfyui.client import ComfyUIClient
+from providers.media.comfyui.diagnosis import Diagnosis
 from providers.media.comfyui.errors import LostJobError, MissingImageError, UnansweredError
 from providers.media.comfyui.photos import check_photo, upload_photo
 from providers.media.comfyui.shapes import Download, HistoryEntry
@@ -154,8 +156,16 @@ class ComfyUIProvider(ImageProvider):
     async def health_check(self) -> bool:
         return await self._client.health()
 
+    async def diagnose(self, wishes: Sequence[Options]) -> list[Finding]:
+        """On the server first, then on the workflow of each wish: its file, its nodes, its model files."""
+        return await Diagnosis(self._client, self.config.name, self._filled).findings(wishes)
+
     async def aclose(self) -> None:
         await self._client.aclose()
+
+    def _filled(self, options: Options) -> Graph:
+        plan = self._plan(options)
+        return plan.workflow.fill(plan.values)
 
     def _plan(self, options: Options) -> _Plan:
         """What the options come to; raises what is wrong with them, without a call."""

@@ -1,0 +1,356 @@
+"""Whether a run would work, found out without running: what ``sparklio doctor`` tells.
+
+The routing rules say which models, workflows and options a run may ask of whom; each provider says what they would
+meet. What a run refuses to begin with is ``failed``: a workflow that does not exist, an active provider without its key
+or package. What its calls would meet is ``failed`` only where it strikes every route of some role and task, or of some
+kind of image: while a fallback serves it is a ``warning``. Mock asks no server, so there what only live needs is a
+``warning`` too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, get_args
+
+from providers.base import Finding, ImageProvider, LLMProvider, MendingStep, Photo
+from providers.errors import SparklioError
+from providers.registry import FAMILIES, Family, image_provider, llm_provider
+from routing.contracts import ImageOptions, ImageRequest, LLMOptions, LLMRequest, Mode, Stage
+from routing.logs import mask_secrets
+from routing.provider_config import ProviderConfigFile
+from routing.router import ImageRoute, LLMRoute, Router
+from routing.settings import Settings, mask
+from routing.tasks import ROLES, TASKS
+
+__all__ = ["Report", "examine"]
+
+_LOW_DISK_BYTES = 2**30
+_NEEDS_SERVERS: Mapping[Mode, bool] = {"mock": False, "live": True}
+_WORST_FIRST = ("failed", "warning", "ok")
+_ANY_PHOTO = "0" * 32  # the id of no picture: routing asks only whether there is one
+_PHOTO = Photo(
+    bytes.fromhex(  # one grey pixel, PNG
+        "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
+        "0000000a4944415478da63e80000008a0089529b3b430000000049454e44ae426082"
+    ),
+    "image/png",
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found for ``mode``: settings, data folder, routing, chat providers, image providers, idle ones."""
+
+    mode: Mode
+    findings: tuple[Finding, ...]
+
+    @property
+    def can_run(self) -> bool:
+        return not any(finding.state == "failed" for finding in self.findings)
+
+    @property
+    def verdict(self) -> str:
+        """One sentence: whether a run would work."""
+        failed, warnings = (sum(finding.state == state for finding in self.findings) for state in _WORST_FIRST[:2])
+        if failed:
+            return f"{self.mode} cannot run: {failed} thing{'s' * (failed > 1)} to mend"
+        return f"{self.mode} can run" + (f"; {warnings} warning{'s' * (warnings > 1)}" if warnings else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        findings = [
+            {"subject": one.subject, "state": one.state, "message": one.message, "remedy": one.remedy}
+            for one in self.findings
+        ]
+        return {"mode": self.mode, "can_run": self.can_run, "findings": findings}
+
+
+async def examine(settings: Settings) -> Report:
+    """Look at all that a run with these settings needs. Loads no model, makes no image, leaves nothing behind."""
+    folder = await asyncio.to_thread(_data_folder, settings.home)
+    jobs, unroutable = _jobs(settings)
+    struck = await _struck(settings, jobs)
+    findings = [*_hidden(settings), folder, *unroutable, *_weighed(struck, jobs), *_idle(settings.config)]
+    secrets = settings.secrets
+    return Report(
+        settings.mode,
+        tuple(
+            replace(one, message=mask_secrets(one.message, secrets), remedy=mask_secrets(one.remedy, secrets))
+            for one in _merged(findings)
+        ),
+    )
+
+
+# -- what needs no provider --------------------------------------------------------------------------------------------
+
+
+def _hidden(settings: Settings) -> Iterator[Finding]:
+    """Variables of the OS environment that hide another value in .env."""
+    for value in settings.values.values():
+        name, secret = value.setting.name, value.setting.secret
+        for source, hidden in value.hides:
+            if value.source == "environment" and source == ".env":
+                shown = f"{value.shown()} from the OS environment hides {mask(hidden, secret=secret)} of .env"
+                yield Finding(f"setting {name}", "warning", shown, f"unset {name}")
+
+
+def _data_folder(home: Path) -> Finding:
+    """Whether files can be written there; what is made for the trial is removed again."""
+    missing = [folder for folder in (home, *home.parents) if not folder.exists()]
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home) as file:
+            file.write(b"\0")
+        free = shutil.disk_usage(home).free
+    except OSError as exc:
+        remedy = "set SPARKLIO_HOME to a folder that you may write to"
+        return Finding("data folder", "failed", f"{home} cannot be written: {exc.strerror or exc}", remedy)
+    finally:
+        with suppress(OSError):  # a run may have begun to use it
+            for folder in missing:
+                folder.rmdir()
+    if free < _LOW_DISK_BYTES:
+        remedy = "make room, or set SPARKLIO_HOME to a folder on another disk"
+        return Finding("data folder", "warning", f"only {free / 1e6:.0f} MB are free in {home}", remedy)
+    return Finding("data folder", "ok", f"{home} can be written; {free / 1e9:.1f} GB are free")
+
+
+def _idle(config: ProviderConfigFile) -> Iterator[Finding]:
+    """Providers that rules name and nobody has made active."""
+    groups: tuple[tuple[Sequence[_Rule], tuple[str, ...]], ...] = (
+        (config.llm_routing.rules, config.providers.llm.active),
+        (config.media_routing.image, config.providers.media.active),
+    )
+    for rules, active in groups:
+        idle = [rule.provider for rule in rules if rule.provider not in active]
+        for name in dict.fromkeys(idle):
+            yield Finding(name, "ok", f"not active, so its rules are passed over ({idle.count(name)})")
+
+
+class _Rule(Protocol):
+    @property
+    def provider(self) -> str: ...
+
+
+# -- what the routing sends to whom ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a provider may be asked for: a model, or the options and the kind of an image; None is nothing at all."""
+
+    family: Family
+    provider: str
+    wish: Any = None
+    kind: str = ""
+
+
+_Job = list[_Target]
+"""The routes that may serve one request, the choice first."""
+
+
+def _jobs(settings: Settings) -> tuple[list[_Job], list[Finding]]:
+    """Everything that a run or a request of a known role may ask, and what no route serves."""
+    router = Router(settings.config, settings.default_model)
+    jobs: list[_Job] = []
+    unroutable: list[Finding] = []
+    routings: list[Callable[[], _Job]] = [
+        *(lambda asked=asked: _chat_job(router, asked) for asked in _chat_requests(settings.config)),
+        *(lambda asked=asked: _image_job(router, asked) for asked in _image_requests(settings.config)),
+    ]
+    for routing in routings:
+        try:
+            jobs.append(routing())
+        except SparklioError as exc:
+            unroutable.append(Finding("routing", "failed", exc.message, exc.hint))
+    return jobs, unroutable
+
+
+def _chat_requests(config: ProviderConfigFile) -> Iterator[LLMRequest]:
+    """Each role with each of its tasks, the tasks that only a rule names included, in each stage."""
+    known = [(role, task.name) for task in TASKS.values() for role in task.roles or ROLES]
+    own = [(role, task) for rule in config.llm_routing.rules for task in rule.task for role in rule.role or ROLES]
+    for role, task in dict.fromkeys(known + own):
+        for stage in get_args(Stage):
+            yield LLMRequest(role=role, task=task, options=LLMOptions(stage=stage))
+
+
+def _image_requests(config: ProviderConfigFile) -> Iterator[ImageRequest]:
+    """Each kind that a rule names, with a photo where the rule wants one, and the kind of who names none."""
+    usual = str(ImageRequest.model_fields["kind"].default)
+    active = config.providers.media.active
+    rules = [rule for rule in config.media_routing.image if rule.provider in active]
+    asked = [(kind, bool(rule.photo)) for rule in rules for kind in rule.kind or (usual,)]
+    for kind, photo in dict.fromkeys([(usual, False), *asked]):
+        yield ImageRequest(kind=kind, prompt=kind, options=ImageOptions(photo=_ANY_PHOTO if photo else None))
+
+
+def _chat_job(router: Router, request: LLMRequest) -> _Job:
+    return [_chat_target(route) for route in router.llm_routes(request)]
+
+
+def _chat_target(route: LLMRoute) -> _Target:
+    return _Target("llm", route.provider, route.model)
+
+
+def _image_job(router: Router, request: ImageRequest) -> _Job:
+    photo = {"photo": _PHOTO} if request.options.photo else {}
+    return [_image_target(route, request.kind, photo) for route in router.image_routes(request)]
+
+
+def _image_target(route: ImageRoute, kind: str, photo: Mapping[str, Photo]) -> _Target:
+    model = {} if route.image_model is None else {"model": route.image_model}
+    return _Target("media", route.provider, {**route.options, **model, **photo, "workflow": route.workflow}, kind)
+
+
+# -- what the providers say --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Struck:
+    """A target with what a run would refuse to begin with (``fatal``) and what its calls would meet (``met``)."""
+
+    target: _Target
+    fatal: list[Finding]
+    met: list[Finding]
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.fatal) or any(finding.state == "failed" for finding in self.met)
+
+
+async def _struck(settings: Settings, jobs: Iterable[_Job]) -> list[_Struck]:
+    """Every target once, by provider: the chat providers first, each family in the order of ``active``."""
+    providers = settings.config.providers
+    active = [(family, name) for family in FAMILIES for name in getattr(providers, family).active]
+    looks = (_look(settings, family, name, _targets(settings, family, name, jobs)) for family, name in active)
+    return [struck for found in await asyncio.gather(*looks) for struck in found]
+
+
+def _targets(settings: Settings, family: Family, name: str, jobs: Iterable[_Job]) -> list[_Target]:
+    """What one provider may be asked for, its default model included; where that is nothing, whether it answers."""
+    asked = [target for job in jobs for target in job if (target.family, target.provider) == (family, name)]
+    default = settings.default_model(family, name) if family == "llm" else None
+    found: list[_Target] = []
+    for target in (*asked, *([_Target(family, name, default)] if default else [])):
+        if target not in found:  # wishes are mappings and have no hash
+            found.append(target)
+    return found or [_Target(family, name)]
+
+
+async def _look(settings: Settings, family: Family, name: str, targets: Sequence[_Target]) -> list[_Struck]:
+    """Build one provider and ask it; each target by itself, because a finding does not tell whom it strikes."""
+    asks_servers = _NEEDS_SERVERS[settings.mode]
+    try:
+        provider = _build(settings, family, name)
+    except SparklioError as exc:
+        failure = _failure(name, exc)
+        if asks_servers or family == "media":  # mock asks the image providers whether they take the options
+            return [_Struck(target, [failure], []) for target in targets]
+        return [_Struck(target, [], [_for_live(failure)]) for target in targets]
+    try:
+        unfit = await _unfit(provider)
+        return await asyncio.gather(*(_examined(provider, one, unfit, asks_servers=asks_servers) for one in targets))
+    finally:
+        await provider.aclose()
+
+
+def _build(settings: Settings, family: Family, name: str) -> LLMProvider | ImageProvider:
+    config = settings.provider_config(family, name)
+    return llm_provider(name)(config) if family == "llm" else image_provider(name)(config)
+
+
+async def _unfit(provider: LLMProvider | ImageProvider) -> Finding | None:
+    """What no call can work without: a package, a key."""
+    try:
+        await provider.prepare()
+    except SparklioError as exc:
+        return _failure(provider.config.name, exc)
+    return None
+
+
+async def _examined(
+    provider: LLMProvider | ImageProvider, target: _Target, unfit: Finding | None, *, asks_servers: bool
+) -> _Struck:
+    fatal = await _refusal(provider, target)
+    if unfit and asks_servers:
+        return _Struck(target, [*fatal, unfit], [])
+    met = [unfit] if unfit else await _diagnosis(provider, target)
+    return _Struck(target, fatal, met if asks_servers else [_for_live(finding) for finding in met])
+
+
+async def _diagnosis(provider: LLMProvider | ImageProvider, target: _Target) -> list[Finding]:
+    try:
+        found = await provider.diagnose([] if target.wish is None else [target.wish])
+    except SparklioError as exc:
+        return [_failure(target.provider, exc)]
+    return [replace(one, mend=_closing(provider, one.mend)) if one.mend else one for one in found]
+
+
+async def _refusal(provider: LLMProvider | ImageProvider, target: _Target) -> list[Finding]:
+    """What an image provider would refuse whatever its server does, in mock too."""
+    if not isinstance(provider, ImageProvider) or target.wish is None:
+        return []
+    try:
+        await provider.check(target.kind, target.wish)
+    except SparklioError as exc:
+        workflow = target.wish.get("workflow")
+        return [_failure(f"workflow {workflow}" if workflow else target.provider, exc)]
+    return []
+
+
+def _closing(
+    provider: LLMProvider | ImageProvider, mend: Callable[[], AsyncGenerator[MendingStep, None]]
+) -> Callable[[], AsyncGenerator[MendingStep, None]]:
+    """The same mending for a provider that is closed already: it opens what it needs anew."""
+
+    async def steps() -> AsyncGenerator[MendingStep, None]:
+        try:
+            async with aclosing(mend()) as inner:
+                async for step in inner:
+                    yield step
+        finally:
+            await provider.aclose()
+
+    return steps
+
+
+# -- what it comes to --------------------------------------------------------------------------------------------------
+
+
+def _failure(subject: str, error: SparklioError) -> Finding:
+    return Finding(subject, "failed", error.message, error.hint)
+
+
+def _for_live(finding: Finding) -> Finding:
+    if finding.state == "ok":
+        return finding
+    return replace(finding, state="warning", message=f"live: {finding.message}")
+
+
+def _weighed(struck: Sequence[_Struck], jobs: Iterable[_Job]) -> Iterator[Finding]:
+    """What is fatal, and what is met: a failure of the latter counts where it leaves a request without any route."""
+    broken = [one.target for one in struck if one.failed]
+    needed = [target for job in jobs if all(target in broken for target in job) for target in job]
+    for one in struck:
+        yield from one.fatal
+        for finding in one.met:
+            if finding.state == "failed" and one.target not in needed:
+                yield replace(finding, state="warning", message=f"{finding.message} (a run does without it)")
+            else:
+                yield finding
+
+
+def _merged(findings: Iterable[Finding]) -> Iterable[Finding]:
+    """What was found for several targets once, as the worst of them; figures in a message may differ by a moment."""
+    kept: dict[tuple[str, str], Finding] = {}
+    for finding in findings:
+        known = kept.setdefault((finding.subject, finding.remedy), finding)
+        if _WORST_FIRST.index(finding.state) < _WORST_FIRST.index(known.state):
+            kept[finding.subject, finding.remedy] = finding
+    return kept.values()
