@@ -91,9 +91,10 @@ class Service:
         """
         value = self.config.values.get(self.key_name)
         if not value:
+            names = f"{self.prefix}_API_KEY" + (f" or {self.spare_key}" if self.spare_key else "")
             raise ConfigError(
-                f"{self.prefix}_API_KEY is not set, and provider {self.config.name!r} needs it",
-                hint=f"set {self.prefix}_API_KEY in the environment or in .env, "
+                f"{names} is not set, and provider {self.config.name!r} needs it",
+                hint=f"set {names} in the environment or in .env, "
                 f"or take {self.config.name!r} out of `active` in provider_config.yaml",
             )
         if not _A_KEY.fullmatch(value):  # an HTTP client would quote it in its complaint

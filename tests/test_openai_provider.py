@@ -18,10 +18,8 @@ MODEL = "test-large"
 
 
 @asynccontextmanager
-async def provider_of(
-    server: OpenAIStandIn, *, key: str | None = None, **own: Any
-) -> AsyncGenerator[OpenAIProvider, None]:
-    values = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": key or server.key, "OPENAI_TIMEOUT": "10"}
+async def provider_of(server: OpenAIStandIn, **own: Any) -> AsyncGenerator[OpenAIProvider, None]:
+    values = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": server.key, "OPENAI_TIMEOUT": "10"}
     provider = OpenAIProvider(ProviderConfig("openai", values, {MODEL: own}))
     yield provider
     await provider.aclose()
@@ -32,7 +30,12 @@ async def ask(provider: OpenAIProvider, mode: str = "chat", **options: Any) -> L
 
 
 async def test_the_model_s_own_parameters_are_sent_beneath_the_asked_ones_and_null_never(openai: OpenAIStandIn) -> None:
-    own = {"reasoning_effort": "low", "temperature": None, "max_completion_tokens": 99, "service_tier": "flex"}
+    own: dict[str, Any] = {
+        "reasoning_effort": "low",
+        "temperature": None,
+        "max_completion_tokens": 99,
+        "service_tier": "flex",
+    }
     async with provider_of(openai, **own) as provider:
         await ask(provider, temperature=0.8, seed=5)
         await ask(provider, max_tokens=7)
