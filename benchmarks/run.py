@@ -79,7 +79,13 @@ def row(what: str, values: Iterable[float], target: str = "", unit: str = "") ->
     say(f"| {what} | {median(told):.2f}{unit} | {spread} | {target} |")
 
 
-def table(seq: list[Round], conc: list[Round], mock: list[dict[str, Any]], colds: list[tuple[float, float]]) -> None:
+def table(
+    seq: list[Round],
+    conc: list[Round],
+    mock: list[dict[str, Any]],
+    gateway: list[dict[str, Any]],
+    colds: list[tuple[float, float]],
+) -> None:
     say("\n| measured | median | of the rounds | target |\n|---|---:|---:|---:|")
     for name, target in (("sparklio", "1.05"), ("bare", ""), ("plain", "")):
         row(
@@ -96,6 +102,12 @@ def table(seq: list[Round], conc: list[Round], mock: list[dict[str, Any]], colds
         ratios = (r["sparklio"]["cpu_s"] / r[name]["cpu_s"] for r in conc)
         row(f"concurrent runs, CPU: sparklio / {name}", ratios, target)
     row("warm mock run, CPU", (told["cpu_s"] / len(told["walls"]) for told in mock), "0.1 s", " s")
+    row(
+        "LLM gateway, CPU a call over its backend's",
+        (t["gateway_ms"] - t["backend_ms"] for t in gateway),
+        "1 ms",
+        " ms",
+    )
     row("cold `sparklio run` in mock / the bare imports", (run / imports for run, imports in colds))
     row("cold `sparklio run` in mock / (1.6 x the bare imports + 0.5 s)", (r / (1.6 * i + 0.5) for r, i in colds), "1")
     for name in CONTENDERS:
@@ -108,16 +120,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrent", type=int, default=100)
     options = parser.parse_args()
-    seq, conc, mock, colds = [], [], [], []
+    seq, conc, mock, gateway, colds = [], [], [], [], []
     with servers() as environment:
         for number in range(1, options.rounds + 1):
-            say(f"round {number} of {options.rounds}: one after another, at once, mock, cold")
+            say(f"round {number} of {options.rounds}: one after another, at once, mock, gateway, cold")
             seq.append(all_of(environment, "--mode", "seq", "--n", "5", "--warmup", "2"))
             conc.append(all_of(environment, "--mode", "conc", "--n", str(options.concurrent), "--warmup", "2"))
             mocked = ("--mode", "seq", "--n", "20", "--warmup", "3", "--generator", "mock")
             mock.append(measure(CONTENDERS["sparklio"], environment, *mocked))
+            gateway.append(measure("router.py", environment))
             colds.append(cold(environment))
-    table(seq, conc, mock, colds)
+    table(seq, conc, mock, gateway, colds)
 
 
 if __name__ == "__main__":
