@@ -7,16 +7,13 @@ the options, connections for each event loop, the time limit, the check of the b
 from __future__ import annotations
 
 import asyncio
-import io
 import random
-import struct
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import httpx
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from providers.base import (
@@ -32,6 +29,7 @@ from providers.base import (
 from providers.errors import ConfigError, EmptyAnswerError, JobError, ProviderError, RejectedError
 from providers.exchange import Exchange
 from providers.http import PerLoop
+from providers.media._pictures import Look, picture_of
 from providers.media.sizes import parse_aspect_ratio
 from providers.rented import Rented
 
@@ -40,9 +38,6 @@ __all__ = ["Drawn", "ImageOrder", "ImageWish", "Look", "RentedImages", "picture_
 T = TypeVar("T")
 
 _PROBE_TIMEOUT_S = 5.0
-_MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
-# What Pillow lets out over bytes that are broken behind their header.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class ImageWish(BaseModel):
@@ -250,26 +245,3 @@ class RentedImages(Rented, ImageProvider):
             usage=drawn.usage,
             details={"reason": "not_an_image"},
         )
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a picture's bytes are; sides in pixels."""
-
-    width: int
-    height: int
-    media_type: str
-
-
-def picture_of(content: bytes) -> Look:
-    """Size and type of a whole PNG, JPEG or WebP image. Decodes it, which takes tens of milliseconds.
-
-    Raises:
-        ValueError: it is none, or broken.
-    """
-    try:
-        with Image.open(io.BytesIO(content), formats=list(_MEDIA_TYPES)) as image:
-            image.load()
-            return Look(image.width, image.height, _MEDIA_TYPES[str(image.format)])
-    except _BROKEN as exc:
-        raise ValueError(f"its {len(content)} bytes are no whole PNG, JPEG or WebP image") from exc

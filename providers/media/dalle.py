@@ -13,7 +13,6 @@ https://platform.openai.com/docs/api-reference/images. The API knows neither a n
 from __future__ import annotations
 
 import base64
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from providers.http import client_options, is_http_url
 from providers.llm.openai import OpenAIProvider
 from providers.media._rented import Drawn, ImageOrder, ImageWish, RentedImages
 from providers.media.sizes import nearest_size, parse_size
-from providers.openai_errors import refusal_of
+from providers.openai_api import HOME, OpenAIApi
 from providers.rented import rented_settings
 
 __all__ = ["DalleProvider"]
@@ -51,7 +50,7 @@ class _Answer(BaseModel):
     usage: Any = None
 
 
-class DalleProvider(RentedImages):
+class DalleProvider(OpenAIApi, RentedImages):
     """See the module."""
 
     vendor = "openai"
@@ -60,7 +59,7 @@ class DalleProvider(RentedImages):
     extra = "dalle"
     spare_key = _SPARE_KEY
     settings = (
-        *rented_settings("DALLE", "OpenAI images", base_url="https://api.openai.com/v1", timeout_s=180),
+        *rented_settings("DALLE", "OpenAI images", base_url=HOME, timeout_s=180),
         # The very one of the chat provider: both may be active.
         *(setting for setting in OpenAIProvider.settings if setting.name == _SPARE_KEY),
     )
@@ -147,19 +146,6 @@ class DalleProvider(RentedImages):
             hint="ask for the bytes with `response_format: b64_json` under the model in provider_config.yaml",
             details={"reason": "not_fetched"},
         )
-
-    def _sdk_errors(self) -> tuple[type[Exception], ...]:
-        openai = sys.modules.get("openai")
-        return (openai.OpenAIError,) if openai else ()
-
-    def _refused(self, exc: Exception, model: str | None) -> ProviderError | None:
-        return refusal_of(exc, self.service, model)
-
-    def _headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self.service.key()}"}
-
-    def _offered(self, body: Any) -> set[str]:
-        return {entry["id"] for entry in body["data"]}
 
 
 def _file(photo: Photo) -> tuple[str, bytes, str]:

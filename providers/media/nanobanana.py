@@ -10,7 +10,6 @@ ratio; it takes a seed, which does not make an image come out the same again.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +17,8 @@ import httpx
 
 from providers.base import Usage
 from providers.errors import ConfigError, EmptyAnswerError, ProviderError, RefusedError
-from providers.google_client import HOME, PROBE_PATH, build_client, call_options, int32, key_header, offered
-from providers.google_errors import DECLINED, refusal_of, refused_probe
+from providers.google_api import HOME, GoogleApi, build_client, call_options, int32
+from providers.google_errors import DECLINED
 from providers.llm._rented import wanted
 from providers.llm.gemini import GeminiProvider
 from providers.media._rented import Drawn, ImageOrder, ImageWish, RentedImages
@@ -34,7 +33,7 @@ _RATIOS = ((1, 1), (2, 3), (3, 2), (3, 4), (4, 3), (4, 5), (5, 4), (9, 16), (16,
 _SIDE = 1024  # pixels of a square, for who asks one side only
 
 
-class NanoBananaProvider(RentedImages):
+class NanoBananaProvider(GoogleApi, RentedImages):
     """See the module."""
 
     vendor = "google"
@@ -87,25 +86,6 @@ class NanoBananaProvider(RentedImages):
             hint="change what the image is to show, or route it to another provider" if declined else "try again",
             usage=_usage(response.usage_metadata),
         )
-
-    def _sdk_errors(self) -> tuple[type[Exception], ...]:
-        errors = sys.modules.get("google.genai.errors")
-        return (errors.APIError,) if errors else ()
-
-    def _refused(self, exc: Exception, model: str | None) -> ProviderError | None:
-        return refusal_of(exc, self.service, model)
-
-    def _headers(self) -> dict[str, str]:
-        return key_header(self.service)
-
-    def _probe_path(self) -> str:
-        return PROBE_PATH
-
-    def _refused_probe(self, response: httpx.Response) -> ProviderError:
-        return refused_probe(response, self.service)
-
-    def _offered(self, body: Any) -> set[str]:
-        return offered(body)
 
 
 def _ratio(wish: ImageWish) -> str | None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from providers.base import LLMProviderResponse, Options
-from providers.errors import ProviderError, ServerError
-from providers.google_client import HOME, PROBE_PATH, build_client, call_options, int32, key_header, offered
-from providers.google_errors import DECLINED, refusal_of, refused_probe
+from providers.errors import ServerError
+from providers.google_api import HOME, GoogleApi, build_client, call_options, int32
+from providers.google_errors import DECLINED
 from providers.llm._chat import ChatAnswer, ChatRequest
 from providers.llm._rented import DEFAULT_MAX_TOKENS, RentedChat, wanted
 from providers.llm._schema import strict_schema
@@ -32,7 +32,7 @@ _KEYWORDS = frozenset({"$ref", "type", "format", "title", "description", "enum",
 }  # fmt: skip
 
 
-class GeminiProvider(RentedChat):
+class GeminiProvider(GoogleApi, RentedChat):
     """See the module. Parameters of ``models.<provider>.<model>`` go into the request as they are: into its
     ``generationConfig``, e.g. ``thinkingConfig: {thinkingBudget: 0}``, ``safetySettings`` and their like beside it.
     """
@@ -78,23 +78,8 @@ class GeminiProvider(RentedChat):
         return await super()._response(request, answer)
 
     def _sdk_errors(self) -> tuple[type[Exception], ...]:
-        sdk, chat = sys.modules.get("google.genai.errors"), sys.modules.get("langchain_google_genai.chat_models")
-        return ((sdk.APIError,) if sdk else ()) + ((chat.ChatGoogleGenerativeAIError,) if chat else ())
-
-    def _refused(self, exc: Exception, model: str | None) -> ProviderError | None:
-        return refusal_of(exc, self.service, model)
-
-    def _headers(self) -> dict[str, str]:
-        return key_header(self.service)
-
-    def _probe_path(self) -> str:
-        return PROBE_PATH
-
-    def _refused_probe(self, response: httpx.Response) -> ProviderError:
-        return refused_probe(response, self.service)
-
-    def _offered(self, body: Any) -> set[str]:
-        return offered(body)
+        chat = sys.modules.get("langchain_google_genai.chat_models")
+        return super()._sdk_errors() + ((chat.ChatGoogleGenerativeAIError,) if chat else ())
 
 
 def _tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:

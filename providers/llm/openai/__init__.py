@@ -6,17 +6,15 @@ own, named by OPENAI_BASE_URL, needs no key.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from providers.base import Options
-from providers.errors import ProviderError
 from providers.llm._rented import DEFAULT_MAX_TOKENS, RentedChat, wanted
 from providers.llm._schema import strict_schema
-from providers.openai_errors import refusal_of
+from providers.openai_api import HOME, OpenAIApi
 from providers.rented import rented_settings
 
 if TYPE_CHECKING:
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAIProvider"]
 
-_HOME = "https://api.openai.com/v1"
 _NO_KEY = "no-key"
 # platform.openai.com/docs/guides/structured-outputs, "Supported schemas", 2026-11
 _KEYWORDS = frozenset({"type", "description", "title", "enum", "const", "$ref", "pattern", "format", "multipleOf"}) | {
@@ -32,7 +29,7 @@ _KEYWORDS = frozenset({"type", "description", "title", "enum", "const", "$ref", 
 }  # fmt: skip
 
 
-class OpenAIProvider(RentedChat):
+class OpenAIProvider(OpenAIApi, RentedChat):
     """See the module. Parameters of ``models.<provider>.<model>`` go into the request's body as they are."""
 
     vendor = "openai"
@@ -43,15 +40,15 @@ class OpenAIProvider(RentedChat):
     cut = frozenset({"length"})
     declined = frozenset({"content_filter"})
     limit_key = "max_completion_tokens"
-    settings = rented_settings("OPENAI", "OpenAI", base_url=_HOME, timeout_s=120)
+    settings = rented_settings("OPENAI", "OpenAI", base_url=HOME, timeout_s=120)
 
     def _build(self, model: str, http: httpx.AsyncClient) -> BaseChatModel:
         chat = self.service.load("providers.llm.openai.chat")
-        built: BaseChatModel = chat.build(model, base_url=self.service.base_url, key=self._key_or_none(), http=http)
+        built: BaseChatModel = chat.build(model, base_url=self.service.base_url, key=self._api_key(), http=http)
         return built
 
-    def _key_or_none(self) -> str:
-        own_server = self.service.base_url != _HOME
+    def _api_key(self) -> str:
+        own_server = self.service.base_url != HOME
         keyless = own_server and not self.config.values.get(self.service.key_name)
         return _NO_KEY if keyless else self.service.key()
 
@@ -69,19 +66,6 @@ class OpenAIProvider(RentedChat):
         # In the body's own words: as named arguments LangChain would translate some, and would answer a
         # response_format with a second, parsed copy of the text.
         return {"extra_body": body}
-
-    def _sdk_errors(self) -> tuple[type[Exception], ...]:
-        openai = sys.modules.get("openai")
-        return (openai.OpenAIError,) if openai else ()
-
-    def _refused(self, exc: Exception, model: str | None) -> ProviderError | None:
-        return refusal_of(exc, self.service, model)
-
-    def _headers(self) -> dict[str, str]:
-        return {"authorization": f"Bearer {self._key_or_none()}"}
-
-    def _offered(self, body: Any) -> set[str]:
-        return {entry["id"] for entry in body["data"]}
 
 
 def _response_format(schema: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -8,7 +8,6 @@ key picks it up where it is.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import random
 import uuid
@@ -18,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from providers.base import (
@@ -33,6 +31,7 @@ from providers.base import (
     Setting,
 )
 from providers.errors import EmptyAnswerError, JobError, RejectedError, WorkflowError
+from providers.media._pictures import picture_of
 from providers.media.comfyui.client import ComfyUIClient
 from providers.media.comfyui.diagnosis import Diagnosis
 from providers.media.comfyui.errors import LostJobError, MissingImageError, UnansweredError
@@ -47,7 +46,6 @@ __all__ = ["ComfyUIProvider"]
 logger = logging.getLogger(__name__)
 
 _NAMESPACE = uuid.UUID("2f6f1b0e-7d0b-5a53-9a35-3c1d7a1f5f0c")
-_MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
 class _Wish(BaseModel):
@@ -147,7 +145,7 @@ class ComfyUIProvider(ImageProvider):
                         entry = item
         if entry is not None:
             images = images or await self._client.get_images(entry)
-            yield ImageChunk(response=self._response(plan.workflow, entry, images, plan.values["seed"]))
+            yield ImageChunk(response=await self._response(plan.workflow, entry, images, plan.values["seed"]))
 
     async def check(self, kind: str, options: Options) -> None:
         """As the base says. Whether ComfyUI has the checkpoint, only ComfyUI knows."""
@@ -275,7 +273,7 @@ class ComfyUIProvider(ImageProvider):
         await asyncio.sleep(self._patience.poll_s)  # the server may still be checking the graph
         return await self._client.knows(prompt_id)
 
-    def _response(
+    async def _response(
         self, workflow: Workflow, entry: HistoryEntry, downloads: Sequence[Download], seed: int
     ) -> ImageProviderResponse:
         if not downloads:
@@ -297,27 +295,27 @@ class ComfyUIProvider(ImageProvider):
             "checkpoint": workflow.read(entry.graph, "checkpoint"),
             **{name: text for name, text in words.items() if text is not None},
         }
-        images = tuple(self._image(download, ran if isinstance(ran, int) else seed, meta) for download in downloads)
-        return ImageProviderResponse(provider=self.config.name, images=images, meta=meta)
+        seed = ran if isinstance(ran, int) else seed
+        images = [await self._image(download, seed, meta) for download in downloads]
+        return ImageProviderResponse(provider=self.config.name, images=tuple(images), meta=meta)
 
-    def _image(self, download: Download, seed: int, meta: Mapping[str, Any]) -> GeneratedImage:
+    async def _image(self, download: Download, seed: int, meta: Mapping[str, Any]) -> GeneratedImage:
         name = download.file.filename
         try:
-            with Image.open(io.BytesIO(download.content), formats=list(_MEDIA_TYPES)) as image:
-                (width, height), media_type = image.size, _MEDIA_TYPES[str(image.format)]
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as exc:
+            look = await asyncio.to_thread(picture_of, download.content)
+        except ValueError as exc:
             raise JobError(
-                f"ComfyUI's file {name!r} is not a PNG, JPEG or WebP image",
+                f"ComfyUI's file {name!r} is not a PNG, JPEG or WebP image, or not a whole one",
                 provider=self.config.name,
                 hint="end the workflow in a SaveImage node",
                 details={"reason": "not_an_image"},
             ) from exc
         return GeneratedImage(
             content=download.content,
-            width=width,
-            height=height,
+            width=look.width,
+            height=look.height,
             seed=seed,
-            media_type=media_type,
+            media_type=look.media_type,
             meta={**meta, "filename": name},
         )
 

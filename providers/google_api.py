@@ -1,21 +1,23 @@
-"""Google's own client over an httpx client of ours, and how its API is asked: for chat models and images alike."""
+"""Google's API, for chat models and images alike: its own client over an httpx client of ours, and how it is asked."""
 
 from __future__ import annotations
 
 import logging
 import ssl
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
-from providers.rented import Service
+from providers.errors import ProviderError
+from providers.google_errors import refusal_of, refused_probe
+from providers.rented import Rented, Service
 
-__all__ = ["HOME", "PROBE_PATH", "build_client", "call_options", "int32", "key_header", "offered"]
+__all__ = ["HOME", "GoogleApi", "build_client", "call_options", "int32"]
 
 HOME = "https://generativelanguage.googleapis.com"
-PROBE_PATH = "/v1beta/models?pageSize=1000"
 
 # What stands in the request's body itself; every other parameter is one of `generationConfig`.
 _TOP = frozenset({"tools", "toolConfig", "safetySettings", "cachedContent", "serviceTier", "store"})
@@ -41,13 +43,27 @@ def int32(seed: int | None) -> int | None:
     return None if seed is None else seed % 2**31
 
 
-def key_header(service: Service) -> dict[str, str]:
-    return {"x-goog-api-key": service.key()}
+class GoogleApi(Rented):
+    """What is the same for chat and images: how the API is probed, and what its errors mean."""
 
+    def _headers(self) -> dict[str, str]:
+        return {"x-goog-api-key": self.service.key()}
 
-def offered(body: Any) -> set[str]:
-    """Names of the models in the answer to a GET of ``PROBE_PATH``."""
-    return {entry["name"].removeprefix("models/") for entry in body["models"]}
+    def _probe_path(self) -> str:
+        return "/v1beta/models?pageSize=1000"
+
+    def _offered(self, body: Any) -> set[str]:
+        return {entry["name"].removeprefix("models/") for entry in body["models"]}
+
+    def _sdk_errors(self) -> tuple[type[Exception], ...]:
+        errors = sys.modules.get("google.genai.errors")
+        return (errors.APIError,) if errors else ()
+
+    def _refused(self, exc: Exception, model: str | None) -> ProviderError | None:
+        return refusal_of(exc, self.service, model)
+
+    def _refused_probe(self, response: httpx.Response) -> ProviderError:
+        return refused_probe(response, self.service)
 
 
 def build_client(service: Service, http: httpx.AsyncClient) -> Any:

@@ -1,21 +1,47 @@
-"""OpenAI's errors, for its chat models and its images: by status and code, as platform.openai.com/docs lists them."""
+"""OpenAI's API, for its chat models and its images: how it is probed, and what its errors mean.
+
+Errors go by status and code, as platform.openai.com/docs lists them.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from providers.errors import OverloadedError, PromptTooLongError, ProviderError, RefusedError, ServerError
 from providers.http import retry_after, said
-from providers.rented import Service
+from providers.rented import Rented, Service
 
-__all__ = ["refusal_of"]
+__all__ = ["HOME", "OpenAIApi"]
+
+HOME = "https://api.openai.com/v1"
 
 _TOO_LONG = {"context_length_exceeded", "string_above_max_length"}
 _MODERATED = {"content_policy_violation", "moderation_blocked", "content_filter"}
 _USED_UP = {"insufficient_quota", "billing_hard_limit_reached"}
 
 
-def refusal_of(exc: Exception, service: Service, model: str | None) -> ProviderError | None:
+class OpenAIApi(Rented):
+    """What is the same for chat and images."""
+
+    def _api_key(self) -> str:
+        return self.service.key()
+
+    def _headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self._api_key()}"}
+
+    def _offered(self, body: Any) -> set[str]:
+        return {entry["id"] for entry in body["data"]}
+
+    def _sdk_errors(self) -> tuple[type[Exception], ...]:
+        openai = sys.modules.get("openai")
+        return (openai.OpenAIError,) if openai else ()
+
+    def _refused(self, exc: Exception, model: str | None) -> ProviderError | None:
+        return _refusal_of(exc, self.service, model)
+
+
+def _refusal_of(exc: Exception, service: Service, model: str | None) -> ProviderError | None:
     """Ours for an error that OpenAI itself told, with a status or inside a stream; None where ``exc`` is none."""
     openai = sys.modules.get("openai")
     if openai is None or not isinstance(exc, openai.APIError) or isinstance(exc, openai.APIConnectionError):
