@@ -29,6 +29,8 @@ async def open_checkpointer(path: Path) -> AsyncIterator[AsyncSqliteSaver]:
         with storage_errors(f"the checkpoint database {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = await stack.enter_async_context(aiosqlite.connect(path, timeout=_BUSY_TIMEOUT_S))
+            # What LANGGRAPH_STRICT_MSGPACK=true makes the default. The variable is the host program's to set: LangGraph
+            # reads it once, at its import, for every saver there is.
             serde = JsonPlusSerializer(pickle_fallback=False, allowed_msgpack_modules=None)
             saver = AsyncSqliteSaver(connection, serde=serde)
             await saver.setup()
@@ -44,6 +46,8 @@ def storage_errors(what: str) -> Iterator[None]:
     """What SQLite or the disk refuses inside the block leaves it as a StorageError about ``what``."""
     try:
         yield
+    except (ConnectionError, TimeoutError):
+        raise  # an OSError, but of no disk
     except (OSError, sqlite3.Error) as exc:
         raise StorageError(
             f"cannot use {what}: {exc}", hint="make the folder writable, free some space, or set SPARKLIO_HOME"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,10 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import StateSnapshot
 
 from graph.rerun import NODES, RerunPlan
-from graph.state import PageState
+from graph.state import NodeCall, PageState
 from graph.store import RunRecord
 
-__all__ = ["Point", "points_of", "thread_config"]
+__all__ = ["Point", "calls_of", "points_of", "thread_config"]
 
 _SHOWN_KEYS = frozenset(PageState.__annotations__) - {"calls"}
 
@@ -68,3 +69,17 @@ def _point(record: RunRecord, snapshot: StateSnapshot) -> Point:
         values={key: value for key, value in snapshot.values.items() if key in _SHOWN_KEYS},
         created_at=snapshot.created_at,
     )
+
+
+async def calls_of(run_id: str, graph: CompiledStateGraph[Any, Any, Any, Any]) -> list[NodeCall]:
+    """Calls of the run's finished agents, those whose step is not finished yet included."""
+    return list(_calls(await graph.aget_state(thread_config(run_id), subgraphs=True)))
+
+
+def _calls(snapshot: StateSnapshot) -> Iterator[NodeCall]:
+    yield from snapshot.values.get("calls", [])
+    for task in snapshot.tasks:
+        if isinstance(task.state, StateSnapshot):
+            yield from _calls(task.state)
+        if isinstance(task.result, dict):
+            yield from task.result.get("calls", [])

@@ -14,6 +14,7 @@ from graph.state import NodeCall
 from nodes.context import Context
 from providers.base import Usage
 from providers.errors import describe
+from routing.budget import Budget
 from routing.contracts import (
     ChatGateway,
     ImageAnswer,
@@ -48,15 +49,19 @@ class _Book:
     costs: list[float | None] = field(default_factory=list)
     attempts: int = 0
 
-    async def generate(self, request: LLMRequest, on_progress: OnProgress | None = None) -> LLMAnswer:
-        answer = await self.llm.generate(request, on_progress)
+    async def generate(
+        self, request: LLMRequest, on_progress: OnProgress | None = None, *, budget: Budget | None = None
+    ) -> LLMAnswer:
+        answer = await self.llm.generate(request, on_progress, budget=budget)
         self.chats.append(answer)
         self.costs.append(answer.meta.cost_usd)
         self.attempts += len(answer.meta.attempts)
         return answer
 
-    async def generate_image(self, request: ImageRequest, on_progress: OnProgress | None = None) -> ImageAnswer:
-        answer = await self.media.generate_image(request, on_progress)
+    async def generate_image(
+        self, request: ImageRequest, on_progress: OnProgress | None = None, *, budget: Budget | None = None
+    ) -> ImageAnswer:
+        answer = await self.media.generate_image(request, on_progress, budget=budget)
         self.costs.append(answer.meta.cost_usd)
         self.attempts += len(answer.meta.attempts)
         return answer

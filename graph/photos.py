@@ -9,6 +9,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from providers.base import Photo
 from providers.errors import InputError
+from providers.pictures import MEDIA_TYPES
 
 __all__ = ["MAX_PHOTO_BYTES", "MAX_PHOTO_PIXELS", "MIN_PHOTO_SIDE", "check_photo", "read_photo"]
 
@@ -16,7 +17,6 @@ MAX_PHOTO_BYTES = 20_000_000
 MAX_PHOTO_PIXELS = 50_000_000
 MIN_PHOTO_SIDE = 64
 
-_MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 _EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 _PLAIN_MODES = {"1", "L", "P", "RGB"}
 # What may stay: how the pixels are meant. Place, device, author, comments and previews stand under other names.
@@ -63,11 +63,11 @@ def check_photo(content: bytes, name: str = "the photo") -> Photo:
     if len(content) > MAX_PHOTO_BYTES:
         raise InputError(f"photo: {name!r} is larger than {MAX_PHOTO_BYTES:,} bytes", hint="save it smaller")
     try:
-        with Image.open(io.BytesIO(content), formats=list(_MEDIA_TYPES)) as image:
+        with Image.open(io.BytesIO(content), formats=list(MEDIA_TYPES)) as image:
             _check_size(image, name)
             image.load()
-            if _is_plain(image):
-                return Photo(content, _MEDIA_TYPES[str(image.format)])
+            if _is_plain(image) and _ends_there(content, str(image.format)):
+                return Photo(content, MEDIA_TYPES[str(image.format)])
             return _encoded(image, _upright(image))
     except UnidentifiedImageError as exc:
         raise InputError(
@@ -102,7 +102,7 @@ def _is_plain(image: Image.Image) -> bool:
     """Whether the bytes hold one opaque picture and nothing that tells more than the picture does."""
     markers = getattr(image, "applist", [])
     return (
-        image.format in _MEDIA_TYPES
+        image.format in MEDIA_TYPES
         and image.mode in _PLAIN_MODES
         and getattr(image, "n_frames", 1) == 1
         and not image.has_transparency_data
@@ -110,6 +110,16 @@ def _is_plain(image: Image.Image) -> bool:
         and not getattr(image, "private_chunks", [])
         and all(any(name == app and data.startswith(mark) for mark, app in _JPEG_MARKERS) for name, data in markers)
     )
+
+
+def _ends_there(content: bytes, kind: str) -> bool:
+    """Whether the file is the picture and nothing more; in doubt it is not, and is encoded anew."""
+    if kind == "JPEG":
+        return content.find(b"\xff\xd9") == len(content) - 2  # the end marker; a profile of colours may hold its bytes
+    if kind == "PNG":
+        return content.find(b"IEND\xaeB`\x82") == len(content) - 8
+    size = int.from_bytes(content[16:20], "little")  # WebP: one chunk of pixels behind the 12 bytes of its header
+    return content[12:16] in (b"VP8 ", b"VP8L") and 20 + size + size % 2 == len(content)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -132,4 +142,4 @@ def _encoded(original: Image.Image, upright: Image.Image) -> Photo:
         kind = "JPEG" if original.format == "MPO" else str(original.format)  # MPO: a phone's JPEG with more behind it
     opaque.info.clear()
     opaque.save(file, kind, icc_profile=profile, **({} if kind == "PNG" else {"quality": _QUALITY}))
-    return Photo(file.getvalue(), _MEDIA_TYPES[kind])
+    return Photo(file.getvalue(), MEDIA_TYPES[kind])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,19 +15,20 @@ from typing import Any, Literal, TypedDict, cast, get_args
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.types import Command, StateSnapshot
+from langgraph.types import Command
 
 from graph.checkpoints import storage_errors
 from graph.flow import build_graph
-from graph.history import Point, points_of, thread_config
+from graph.history import Point, calls_of, points_of, thread_config
 from graph.inputs import RunInput
 from graph.rerun import NODES, RerunPlan, plan_rerun, seeded_state
 from graph.runlog import run_log
-from graph.state import OUTPUT_KEYS, NodeCall
+from graph.state import OUTPUT_KEYS
 from graph.store import Parent, RunRecord, RunStore
 from nodes import vision
 from nodes.context import Context
 from providers.errors import (
+    ConfigError,
     RunBusyError,
     RunExistsError,
     SparklioError,
@@ -35,9 +36,10 @@ from providers.errors import (
     UnknownNameError,
     UsageError,
 )
+from routing.budget import Budget
 from routing.contracts import Mode, Stage
 from routing.logs import masked_description
-from routing.prices import Budget, total_cost
+from routing.prices import total_cost
 
 __all__ = ["Event", "EventType", "Point", "Published", "Runs"]
 
@@ -272,15 +274,16 @@ class Runs:
             yield
 
     async def _session(self, record: RunRecord) -> AsyncGenerator[Event, None]:
-        if not self._prepared:
-            await self._prepare()
-            self._prepared = True
         run_id = record.run_id
-        events = _Events(run_id)
         resumed = record.status != "running"
-        record.status, record.error = "running", None
-        self.store.save(record)
+        events = _Events(run_id)
         try:
+            if not self._prepared:
+                await self._prepare()
+                self._prepared = True
+                events = _Events(run_id)  # the clock starts behind imports and connections
+            record.status, record.error = "running", None
+            self.store.save(record)
             done = await self._done(record) if resumed else []
             yield events.make(
                 "run_started", {"mode": record.mode, "nodes": record.nodes, "resumed": resumed, "done": done}
@@ -321,7 +324,7 @@ class Runs:
         graph_input = await self._graph_input(record, plan, config)
         if graph_input is _NOTHING_TO_RUN:
             return
-        budget = Budget(self._budget_usd, await self._spent_usd(record))
+        budget = await self._budget(record)
         context = replace(
             self._context,
             stage=record.stage,
@@ -371,16 +374,26 @@ class Runs:
             await self.graph.aupdate_state(config, record.inputs, as_node="vision")
         return Command(goto=plan.goto) if plan.nodes else _NOTHING_TO_RUN
 
-    async def _spent_usd(self, record: RunRecord) -> float | None:
-        """What the run has cost so far. Its record knows failed calls too, but misses the last ones of a killed run."""
-        snapshot = await self.graph.aget_state(thread_config(record.run_id), subgraphs=True)
-        finished = total_cost(call["cost_usd"] for call in _calls(snapshot) if not call["cached"])
-        return None if finished is None or record.spent_usd is None else max(finished, record.spent_usd)
+    async def _budget(self, record: RunRecord) -> Budget:
+        """What the run may spend, and has spent: its record knows failed calls too, but not the last of a killed run.
+
+        Raises:
+            ConfigError: nobody knows what it has spent, and there is a limit.
+        """
+        calls = await calls_of(record.run_id, self.graph)
+        finished = total_cost(call["cost_usd"] for call in calls if not call["cached"])
+        spent = None if finished is None or record.spent_usd is None else max(finished, record.spent_usd)
+        if spent is None and self._budget_usd is not None:
+            raise ConfigError(
+                f"run {record.run_id!r} has asked models without a price, so nobody knows what it has spent",
+                hint="unset RUN_BUDGET_USD to go on with this run, or start a new one",
+            )
+        return Budget(self._budget_usd, spent)
 
     async def _done(self, record: RunRecord) -> list[str]:
         """The agents of this run that need not run again."""
-        snapshot = await self.graph.aget_state(thread_config(record.run_id), subgraphs=True)
-        return [name for name in record.nodes if name in {call["node"] for call in _calls(snapshot)}]
+        done = {call["node"] for call in await calls_of(record.run_id, self.graph)}
+        return [name for name in record.nodes if name in done]
 
     async def values(self, run_id: str) -> dict[str, Any]:
         """The run's present state."""
@@ -431,13 +444,3 @@ async def _ended(working: asyncio.Task[None]) -> None:
         working.exception()  # told already, or of no interest to who leaves
     if again is not None:
         raise again
-
-
-def _calls(snapshot: StateSnapshot) -> Iterator[NodeCall]:
-    """Calls of finished agents: those in the state, and those whose step is not finished yet."""
-    yield from snapshot.values.get("calls", [])
-    for task in snapshot.tasks:
-        if isinstance(task.state, StateSnapshot):
-            yield from _calls(task.state)
-        if isinstance(task.result, dict):
-            yield from task.result.get("calls", [])

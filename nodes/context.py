@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import ConfigDict
 from pydantic.json_schema import SkipJsonSchema
 
+from routing.budget import Budget
 from routing.contracts import (
     ChatGateway,
     ImageAnswer,
     ImageGateway,
     ImageRequest,
     Language,
-    LLMAnswer,
     LLMOptions,
     LLMRequest,
     OnProgress,
     Stage,
 )
-from routing.prices import Budget
 
 __all__ = ["Context"]
 
-A = TypeVar("A", LLMAnswer, ImageAnswer)
 G = TypeVar("G")
 
 
@@ -61,22 +58,14 @@ class Context:
 
     async def ask(self, role: str, task: str, payload: dict[str, Any], *, language: Language) -> Any:
         """The parsed and validated JSON of one chat call."""
-        options = LLMOptions(stage=self.stage, language=language, seed=self.seed_for(task), budget_usd=self._left_usd())
+        options = LLMOptions(stage=self.stage, language=language, seed=self.seed_for(task))
         request = LLMRequest(role=role, task=task, mode="json", payload=payload, options=options)
-        answer = await self._pay(_present(self.llm).generate(request, self.on_progress))
+        answer = await _present(self.llm).generate(request, self.on_progress, budget=self.budget)
         return answer.output.parsed
 
     async def make_image(self, request: ImageRequest) -> ImageAnswer:
         """One call of the media gateway."""
-        options = request.options.model_copy(update={"budget_usd": self._left_usd()})
-        request = request.model_copy(update={"options": options})
-        return await self._pay(_present(self.media).generate_image(request, self.on_progress))
-
-    def _left_usd(self) -> float | None:
-        return self.budget.left_usd if self.budget else None
-
-    async def _pay(self, call: Awaitable[A]) -> A:
-        return await (self.budget.pay(call) if self.budget else call)
+        return await _present(self.media).generate_image(request, self.on_progress, budget=self.budget)
 
     def seed_for(self, purpose: str) -> int | None:
         """A seed in 0..2**31-1 for one kind of call, or None where the run has none."""

@@ -19,6 +19,7 @@ from providers.errors import ConfigError
 from providers.usage import Usage
 
 __all__ = [
+    "IMAGE_SUFFIXES",
     "Finding",
     "GeneratedImage",
     "ImageChunk",
@@ -207,6 +208,10 @@ class LLMProvider(ABC):
 
     async def aclose(self) -> None:
         """Close the running event loop's connections."""
+
+
+IMAGE_SUFFIXES: Mapping[str, str] = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+"""Media types of the images that we take, with the suffix of their files."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@
     ├── StorageError               the data folder cannot be read or written
     ├── DeadlineError              one gateway request used up the time of its mode
     ├── BudgetError                the next call would exceed what may be spent
-    └── ProviderError              provider, status, retry_after, usage
+    └── ProviderError              provider, status, retry_after, usage, images
         ├── UnreachableError       no connection, or it broke              (retryable)
         ├── OverloadedError        429 or 503                              (retryable)
         ├── ServerError            any other 5xx, an error inside a stream (retryable)
@@ -161,7 +161,8 @@ class ProviderError(SparklioError):
         provider: name of the provider as it stands in provider_config.yaml.
         status: HTTP status of the answer, where there was one.
         retry_after: seconds that the server asked to wait.
-        usage: tokens that the failed call used up all the same, where the vendor told.
+        usage: tokens that the failed call used up all the same; None where nobody knows.
+        images: images that it made all the same.
     """
 
     code = "provider_failed"
@@ -175,6 +176,7 @@ class ProviderError(SparklioError):
         status: int | None = None,
         retry_after: float | None = None,
         usage: Usage | None = None,
+        images: int = 0,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message, hint=hint, details=details)
@@ -182,6 +184,7 @@ class ProviderError(SparklioError):
         self.status = status
         self.retry_after = retry_after
         self.usage = usage
+        self.images = images
 
 
 class UnreachableError(ProviderError):

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 
 from providers.errors import AuthenticationError, OverloadedError, PromptTooLongError, ProviderError, ServerError
-from providers.http import retry_after
-from providers.rented import OVERLOADED, Service
+from providers.http import LONGEST_RETRY_AFTER_S, error_type, retry_after
+from providers.rented import Service
 
 __all__ = ["DECLINED", "refusal_of", "refused_probe"]
 
@@ -64,7 +64,7 @@ def _refused(
         return service.used_up(text, status=status)
     delay = _retry_delay(details)
     if headers is None or status is None:
-        leaf = OverloadedError if status in OVERLOADED else ServerError
+        leaf = OverloadedError if status is not None and error_type(status) is OverloadedError else ServerError
         message = f"{service.title} failed in the middle of an answer: {text}"
         return service.error(leaf, message, "try again", retry_after=delay)
     return service.refused(status, text, model=model, retry_after=delay if delay is not None else retry_after(headers))
@@ -96,5 +96,5 @@ def _retry_delay(details: list[Mapping[str, Any]]) -> float | None:
     for detail in details:
         match = _DELAY.fullmatch(str(detail.get("retryDelay", "")))
         if match is not None:
-            return float(match[1])
+            return min(float(match[1]), LONGEST_RETRY_AFTER_S)
     return None

@@ -15,12 +15,21 @@ from weakref import WeakKeyDictionary
 
 import httpx
 
-from providers.errors import AttemptTimeoutError
+from providers.errors import (
+    AttemptTimeoutError,
+    AuthenticationError,
+    OverloadedError,
+    ProviderError,
+    RejectedError,
+    ServerError,
+)
 
 __all__ = [
     "CONNECT_TIMEOUT_S",
+    "LONGEST_RETRY_AFTER_S",
     "PerLoop",
     "client_options",
+    "error_type",
     "is_http_url",
     "retry_after",
     "said",
@@ -31,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 _MAX_ERROR_CHARS = 300
-_LONGEST_RETRY_AFTER_S = 3600.0
+_OVERLOADED = {429, 503, 529}  # 529 is Anthropic's
+LONGEST_RETRY_AFTER_S = 3600.0
 
 T = TypeVar("T")
 
@@ -54,18 +64,27 @@ def said(exc: BaseException) -> str:
     return (str(exc) or type(exc).__name__)[:_MAX_ERROR_CHARS]
 
 
+def error_type(status: int) -> type[ProviderError]:
+    """The error that an HTTP status above 299 is by convention (RFC 9110)."""
+    if status in (401, 403):
+        return AuthenticationError
+    if status in _OVERLOADED:
+        return OverloadedError
+    return ServerError if status >= 500 or status == 408 else RejectedError
+
+
 def retry_after(headers: httpx.Headers) -> float | None:
     """Seconds that ``Retry-After`` asks to wait, given there as seconds or as a date; an hour at most."""
     value = headers.get("retry-after", "")
     if value.isascii() and value.isdigit():
-        return min(float(value), _LONGEST_RETRY_AFTER_S)
+        return min(float(value), LONGEST_RETRY_AFTER_S)
     try:
         when = parsedate_to_datetime(value)
     except ValueError:
         return None
     if when.tzinfo is None:
         return None
-    return min(max(0.0, (when - datetime.now(UTC)).total_seconds()), _LONGEST_RETRY_AFTER_S)
+    return min(max(0.0, (when - datetime.now(UTC)).total_seconds()), LONGEST_RETRY_AFTER_S)
 
 
 def client_options(base_url: str, *, read_timeout_s: float, local: bool = True) -> dict[str, Any]:

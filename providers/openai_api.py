@@ -8,7 +8,14 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from providers.errors import OverloadedError, PromptTooLongError, ProviderError, RefusedError, ServerError
+from providers.errors import (
+    OverloadedError,
+    PromptTooLongError,
+    ProviderError,
+    RefusedError,
+    RejectedError,
+    ServerError,
+)
 from providers.http import retry_after, said
 from providers.rented import Rented, Service
 
@@ -18,6 +25,7 @@ HOME = "https://api.openai.com/v1"
 
 _TOO_LONG = {"context_length_exceeded", "string_above_max_length"}
 _MODERATED = {"content_policy_violation", "moderation_blocked", "content_filter"}
+_NOT_FOR_THIS_MODEL = {"unsupported_parameter", "unsupported_value"}
 _USED_UP = {"insufficient_quota", "billing_hard_limit_reached"}
 
 
@@ -54,6 +62,9 @@ def _refusal_of(exc: Exception, service: Service, model: str | None) -> Provider
         return service.error(RefusedError, f"{service.title} declined: {text}", "change what the text asks for")
     if exc.code in _USED_UP:
         return service.used_up(text, status=status or 429)
+    if status == 400 and exc.code in _NOT_FOR_THIS_MODEL and exc.param:
+        hint = f"`{exc.param}: null` under `models.{service.config.name}.{model}` in provider_config.yaml leaves it out"
+        return service.error(RejectedError, f"{service.title} refused the request: {text}", hint, status=status)
     if status is None or status < 300:
         leaf = OverloadedError if exc.code == "rate_limit_exceeded" else ServerError
         return service.error(leaf, f"{service.title} failed in the middle of an answer: {text}", "try again")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -26,11 +26,11 @@ from providers.errors import (
     UnreachableError,
 )
 from providers.exchange import Exchange, note_response
-from providers.http import PerLoop, client_options, said, without_credentials
+from providers.http import PerLoop, client_options, error_type, said, without_credentials
+from providers.usage import Usage
 
-__all__ = ["MISSHAPEN", "Rented", "Service", "rented_settings", "transport_failure"]
+__all__ = ["MISSHAPEN", "Rented", "Service", "rented_settings", "transport_failure", "wanted"]
 
-OVERLOADED = {429, 503, 529}  # 529 is Anthropic's
 MISSHAPEN = (ValueError, TypeError, AttributeError, LookupError)
 """What comes out where a request, or a body, is not of the vendor's form."""
 _PROBE_TIMEOUT_S = 5.0
@@ -45,6 +45,13 @@ def rented_settings(prefix: str, title: str, *, base_url: str, timeout_s: int) -
         Setting(f"{prefix}_DEFAULT_MODEL", "Model where no rule of provider_config.yaml names one.", kind="model"),
         Setting(f"{prefix}_TIMEOUT", "Seconds that one attempt may take.", str(timeout_s), kind="seconds"),
     )
+
+
+def wanted(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """``asked`` over the model's ``own`` options of the YAML; what is None in either is not sent."""
+    forbidden = {key for key, value in own.items() if value is None}
+    merged = {**own, **{key: value for key, value in asked.items() if value is not None}}
+    return {key: value for key, value in merged.items() if key not in forbidden}
 
 
 @dataclass(frozen=True)
@@ -122,20 +129,26 @@ class Service:
         self, status: int, text: str, *, model: str | None = None, retry_after: float | None = None
     ) -> ProviderError:
         """The error for an HTTP status above 299; ``text`` is what the service said."""
-        said_so = f"{self.title} answered with status {status}: {text}"
-        if status in (401, 403):
-            hint = f"check {self.key_name}: is it a key of {self.base_url_shown}, and may it use this model?"
-            return self.error(AuthenticationError, said_so, hint, status=status)
         if status == 404:
             hint = f"check the model's name in provider_config.yaml, and {self.prefix}_BASE_URL ({self.base_url_shown})"
             return self.error(ModelNotFoundError, f"{self.title} does not offer {model!r}: {text}", hint, status=status)
-        if status in OVERLOADED:
-            hint = "try again later, or give the task a second route in provider_config.yaml"
-            return self.error(OverloadedError, said_so, hint, status=status, retry_after=retry_after)
-        if status >= 500 or status == 408:
-            return self.error(ServerError, said_so, "try again", status=status)
-        hint = f"is {self.base_url_shown} ({self.prefix}_BASE_URL) the right address, and can the model do this?"
-        return self.error(RejectedError, said_so, hint, status=status)
+        leaf = error_type(status)
+        return self.error(
+            leaf,
+            f"{self.title} answered with status {status}: {text}",
+            self._hint(leaf),
+            status=status,
+            retry_after=retry_after,
+        )
+
+    def _hint(self, leaf: type[ProviderError]) -> str:
+        if leaf is AuthenticationError:
+            return f"check {self.key_name}: is it a key of {self.base_url_shown}, and may it use this model?"
+        if leaf is OverloadedError:
+            return "try again later, or give the task a second route in provider_config.yaml"
+        if leaf is ServerError:
+            return "try again"
+        return f"is {self.base_url_shown} ({self.prefix}_BASE_URL) the right address, and can the model do this?"
 
     def used_up(self, text: str, *, status: int) -> ProviderError:
         """The error for an account without means, which no waiting mends."""
@@ -152,7 +165,8 @@ class Service:
             message = f"the connection to {self.title} broke in the middle of an answer: {said(exc)}"
         else:
             message = f"no connection to {self.title}: {said(exc)}"
-        return self.error(UnreachableError, message, where)
+        never_sent = isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout)
+        return self.error(UnreachableError, message, where, usage=Usage() if never_sent else None)
 
     def timed_out(self, seconds: float) -> ProviderError:
         return self.error(
@@ -169,8 +183,9 @@ class Service:
         *,
         status: int | None = None,
         retry_after: float | None = None,
+        usage: Usage | None = None,
     ) -> ProviderError:
-        return leaf(message, provider=self.config.name, hint=hint, status=status, retry_after=retry_after)
+        return leaf(message, provider=self.config.name, hint=hint, status=status, retry_after=retry_after, usage=usage)
 
 
 def transport_failure(exc: BaseException) -> BaseException | None:

@@ -6,9 +6,11 @@ honoured; then the next route (:mod:`routing.fallbacks`).
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import uniform
@@ -16,8 +18,9 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from providers.errors import ProviderError, SparklioError
+from providers.errors import AttemptTimeoutError, ProviderError, ServerError, SparklioError, UnreachableError
 from providers.usage import Usage
+from routing.budget import Budget
 from routing.contracts import Attempt, Route
 from routing.logs import mask_error
 from routing.prices import Prices, Used, total_cost
@@ -40,15 +43,21 @@ class AttemptLog:
     Attributes:
         request_id: the request's.
         prices: by which calls are paid.
-        budget_usd: what all calls together may cost, in US dollars; None is no limit.
+        budget: what each call is paid from.
         secrets: kept out of the errors that leave it.
     """
 
     request_id: str
     prices: Prices
-    budget_usd: float | None = None
-    secrets: tuple[str, ...] = ()
+    budget: Budget = field(default_factory=Budget)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
     attempts: list[Attempt] = field(default_factory=list)
+
+    def check_prices(self, routes: Iterable[Route]) -> None:
+        """Raises ConfigError before anything is paid: a budget cannot be held with a route of unknown price."""
+        if self.budget.limit_usd is not None:
+            for route in routes:
+                self.prices.known(route)
 
     @property
     def usage(self) -> Usage:
@@ -80,24 +89,26 @@ class AttemptLog:
             route: whom it goes to.
             call: hears its ordinal, from 1, over all routes.
             used: what a result used up.
-            at_least: what the call will use up whatever comes of it.
+            at_least: what the call will use up whatever comes of it; booked where nobody knows what came of it.
 
         Raises:
             BudgetError: it costs more than what is left; it is not made then.
         """
-        spent = self.cost_usd or 0.0
-        self.prices.check(route, at_least, None if self.budget_usd is None else self.budget_usd - spent)
+        self.prices.check(route, at_least, self.budget)
         started = time.perf_counter()
-        outcome, taken = _CANCELLED, Used()
+        outcome, taken = _CANCELLED, at_least
         try:
             result = await call(len(self.attempts) + 1)
         except ProviderError as exc:
-            outcome, taken = exc.code, Used(exc.usage or Usage())
+            mask_error(exc, self.secrets)
+            outcome, taken = exc.code, _taken(exc, at_least)
             raise
         else:
             outcome, taken = "ok", used(result)
             return result
         finally:
+            cost_usd = self.prices.cost(route, taken)
+            self.budget.book(cost_usd)
             self.attempts.append(
                 Attempt(
                     provider=route.provider,
@@ -105,7 +116,7 @@ class AttemptLog:
                     outcome=outcome,
                     latency_ms=round((time.perf_counter() - started) * 1000),
                     usage=taken.usage,
-                    cost_usd=self.prices.cost(route, taken),
+                    cost_usd=cost_usd,
                 )
             )
 
@@ -115,11 +126,22 @@ class AttemptLog:
             self.attempts[-1].outcome = code
 
 
-async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Call ``attempt`` until it answers, fails for good or has had its :data:`MAX_ATTEMPTS`."""
+def _taken(error: ProviderError, at_least: Used) -> Used:
+    """What a failed call used up. One that broke off, or took too long, was at work when nobody heard any more."""
+    if error.usage is not None or error.images:
+        return Used(error.usage or Usage(), error.images)
+    broke_off = isinstance(error, ServerError) and error.status is None
+    return at_least if broke_off or isinstance(error, AttemptTimeoutError | UnreachableError) else Used()
+
+
+async def with_retries(attempt: Callable[[], Awaitable[T]], ends: float = math.inf) -> T:
+    """Call ``attempt`` until it answers, fails for good or has had its :data:`MAX_ATTEMPTS`.
+
+    Waits for no server that asks for more than there is until ``ends`` (the loop's clock, seconds).
+    """
     async for trial in AsyncRetrying(
         stop=stop_after_attempt(MAX_ATTEMPTS),
-        retry=retry_if_exception(_is_retryable),
+        retry=retry_if_exception(lambda error: _is_retryable(error, ends)),
         wait=_wait,
         before_sleep=_say,
         reraise=True,
@@ -129,9 +151,10 @@ async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
     raise AssertionError("tenacity ends in an answer or an error")
 
 
-def _is_retryable(error: BaseException) -> bool:
-    """A server that asks to wait longer than :data:`LONGEST_WAIT_S` is left for the next route."""
-    return isinstance(error, ProviderError) and error.retryable and (error.retry_after or 0) <= LONGEST_WAIT_S
+def _is_retryable(error: BaseException, ends: float) -> bool:
+    """A server that asks to wait longer than :data:`LONGEST_WAIT_S`, or than is left, is left for the next route."""
+    longest = min(LONGEST_WAIT_S, ends - asyncio.get_running_loop().time())
+    return isinstance(error, ProviderError) and error.retryable and (error.retry_after or 0) <= longest
 
 
 def _wait(state: RetryCallState) -> float:

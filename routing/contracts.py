@@ -11,6 +11,7 @@ from uuid import uuid4
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstraints
 
 from providers.base import LLMOutput, Usage
+from routing.budget import Budget
 
 __all__ = [
     "AnswerMeta",
@@ -51,7 +52,7 @@ def _new_request_id() -> str:
 class LLMOptions(BaseModel):
     """``provider`` and ``model`` win over routing. Other keys travel to the provider, which takes those it knows.
 
-    ``budget_usd``: a call that costs more than this, in US dollars, is not made.
+    ``budget_usd``: what the request may cost with all its attempts, in US dollars.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -207,13 +208,17 @@ OnProgress = Callable[[Progress], None]
 class ChatGateway(Protocol):
     """What agents know of the LLM gateway, in this process or behind HTTP."""
 
-    async def generate(self, request: LLMRequest, on_progress: OnProgress | None = None) -> LLMAnswer: ...
+    async def generate(
+        self, request: LLMRequest, on_progress: OnProgress | None = None, *, budget: Budget | None = None
+    ) -> LLMAnswer: ...
 
 
 @runtime_checkable
 class ImageGateway(Protocol):
     """What agents know of the media gateway, in this process or behind HTTP."""
 
-    async def generate_image(self, request: ImageRequest, on_progress: OnProgress | None = None) -> ImageAnswer: ...
+    async def generate_image(
+        self, request: ImageRequest, on_progress: OnProgress | None = None, *, budget: Budget | None = None
+    ) -> ImageAnswer: ...
 
     async def check(self, request: ImageRequest) -> None: ...

@@ -16,31 +16,23 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mappin
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol
 
-from providers.base import Finding, ImageProvider, LLMProvider, MendingStep, Photo
-from providers.errors import SparklioError
+from providers.base import Finding, ImageProvider, LLMProvider, MendingStep
+from providers.errors import ConfigError, SparklioError
 from providers.registry import FAMILIES, Family, image_provider, llm_provider
-from routing.contracts import ImageOptions, ImageRequest, LLMOptions, LLMRequest, Mode, Stage
+from routing.contracts import Mode
 from routing.logs import mask_secrets
+from routing.prices import Prices
 from routing.provider_config import ProviderConfigFile
-from routing.router import ImageRoute, LLMRoute, Router
 from routing.settings import Settings, mask
-from routing.tasks import ROLES, TASKS
+from routing.targets import Job, Target, jobs_of
 
 __all__ = ["Report", "examine"]
 
 _LOW_DISK_BYTES = 2**30
 _NEEDS_SERVERS: Mapping[Mode, bool] = {"mock": False, "live": True}
 _WORST_FIRST = ("failed", "warning", "ok")
-_ANY_PHOTO = "0" * 32  # the id of no picture: routing asks only whether there is one
-_PHOTO = Photo(
-    bytes.fromhex(  # one grey pixel, PNG
-        "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b55"
-        "0000000a4944415478da63e80000008a0089529b3b430000000049454e44ae426082"
-    ),
-    "image/png",
-)
 
 
 @dataclass(frozen=True)
@@ -73,9 +65,16 @@ class Report:
 async def examine(settings: Settings) -> Report:
     """Look at all that a run with these settings needs. Loads no model, makes no image, leaves nothing behind."""
     folder = await asyncio.to_thread(_data_folder, settings.home)
-    jobs, unroutable = _jobs(settings)
+    jobs, unroutable = jobs_of(settings)
     struck = await _struck(settings, jobs)
-    findings = [*_hidden(settings), folder, *unroutable, *_weighed(struck, jobs), *_idle(settings.config)]
+    findings = [
+        *_hidden(settings),
+        folder,
+        *(_failure("routing", error) for error in unroutable),
+        *_unpriced(settings, jobs),
+        *_weighed(struck, jobs),
+        *_idle(settings.config),
+    ]
     secrets = settings.secrets
     return Report(
         settings.mode,
@@ -101,8 +100,9 @@ def _hidden(settings: Settings) -> Iterator[Finding]:
 
 def _data_folder(home: Path) -> Finding:
     """Whether files can be written there; what is made for the trial is removed again."""
-    missing = [folder for folder in (home, *home.parents) if not folder.exists()]
+    missing: list[Path] = []
     try:
+        missing += [folder for folder in (home, *home.parents) if not folder.exists()]
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=home) as file:
             file.write(b"\0")
@@ -132,80 +132,22 @@ def _idle(config: ProviderConfigFile) -> Iterator[Finding]:
             yield Finding(name, "ok", f"not active, so its rules are passed over ({idle.count(name)})")
 
 
+def _unpriced(settings: Settings, jobs: Iterable[Job]) -> Iterator[Finding]:
+    """Routes that no run takes while there is a budget: nobody told what they cost."""
+    if settings.run_budget_usd is None:
+        return
+    prices = Prices(settings.config.prices)
+    for route in {(route.provider, route.model): route for job in jobs for route in job.routes}.values():
+        try:
+            prices.known(route)
+        except ConfigError as exc:
+            finding = _failure(f"price of {route.provider} {route.model}", exc)
+            yield finding if _NEEDS_SERVERS[settings.mode] else _for_live(finding)
+
+
 class _Rule(Protocol):
     @property
     def provider(self) -> str: ...
-
-
-# -- what the routing sends to whom ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Target:
-    """What a provider may be asked for: a model, or the options and the kind of an image; None is nothing at all."""
-
-    family: Family
-    provider: str
-    wish: Any = None
-    kind: str = ""
-
-
-_Job = list[_Target]
-"""The routes that may serve one request, the choice first."""
-
-
-def _jobs(settings: Settings) -> tuple[list[_Job], list[Finding]]:
-    """Everything that a run or a request of a known role may ask, and what no route serves."""
-    router = Router(settings.config, settings.default_model)
-    jobs: list[_Job] = []
-    unroutable: list[Finding] = []
-    routings: list[Callable[[], _Job]] = [
-        *(lambda asked=asked: _chat_job(router, asked) for asked in _chat_requests(settings.config)),
-        *(lambda asked=asked: _image_job(router, asked) for asked in _image_requests(settings.config)),
-    ]
-    for routing in routings:
-        try:
-            jobs.append(routing())
-        except SparklioError as exc:
-            unroutable.append(Finding("routing", "failed", exc.message, exc.hint))
-    return jobs, unroutable
-
-
-def _chat_requests(config: ProviderConfigFile) -> Iterator[LLMRequest]:
-    """Each role with each of its tasks, the tasks that only a rule names included, in each stage."""
-    known = [(role, task.name) for task in TASKS.values() for role in task.roles or ROLES]
-    own = [(role, task) for rule in config.llm_routing.rules for task in rule.task for role in rule.role or ROLES]
-    for role, task in dict.fromkeys(known + own):
-        for stage in get_args(Stage):
-            yield LLMRequest(role=role, task=task, options=LLMOptions(stage=stage))
-
-
-def _image_requests(config: ProviderConfigFile) -> Iterator[ImageRequest]:
-    """Each kind that a rule names, with a photo where the rule wants one, and the kind of who names none."""
-    usual = str(ImageRequest.model_fields["kind"].default)
-    active = config.providers.media.active
-    rules = [rule for rule in config.media_routing.image if rule.provider in active]
-    asked = [(kind, bool(rule.photo)) for rule in rules for kind in rule.kind or (usual,)]
-    for kind, photo in dict.fromkeys([(usual, False), *asked]):
-        yield ImageRequest(kind=kind, prompt=kind, options=ImageOptions(photo=_ANY_PHOTO if photo else None))
-
-
-def _chat_job(router: Router, request: LLMRequest) -> _Job:
-    return [_chat_target(route) for route in router.llm_routes(request)]
-
-
-def _chat_target(route: LLMRoute) -> _Target:
-    return _Target("llm", route.provider, route.model)
-
-
-def _image_job(router: Router, request: ImageRequest) -> _Job:
-    photo = {"photo": _PHOTO} if request.options.photo else {}
-    return [_image_target(route, request.kind, photo) for route in router.image_routes(request)]
-
-
-def _image_target(route: ImageRoute, kind: str, photo: Mapping[str, Photo]) -> _Target:
-    model = {} if route.image_model is None else {"model": route.image_model}
-    return _Target("media", route.provider, {**route.options, **model, **photo, "workflow": route.workflow}, kind)
 
 
 # -- what the providers say --------------------------------------------------------------------------------------------
@@ -215,7 +157,7 @@ def _image_target(route: ImageRoute, kind: str, photo: Mapping[str, Photo]) -> _
 class _Struck:
     """A target with what a run would refuse to begin with (``fatal``) and what its calls would meet (``met``)."""
 
-    target: _Target
+    target: Target
     fatal: list[Finding]
     met: list[Finding]
 
@@ -224,7 +166,7 @@ class _Struck:
         return bool(self.fatal) or any(finding.state == "failed" for finding in self.met)
 
 
-async def _struck(settings: Settings, jobs: Iterable[_Job]) -> list[_Struck]:
+async def _struck(settings: Settings, jobs: Iterable[Job]) -> list[_Struck]:
     """Every target once, by provider: the chat providers first, each family in the order of ``active``."""
     providers = settings.config.providers
     active = [(family, name) for family in FAMILIES for name in getattr(providers, family).active]
@@ -232,18 +174,18 @@ async def _struck(settings: Settings, jobs: Iterable[_Job]) -> list[_Struck]:
     return [struck for found in await asyncio.gather(*looks) for struck in found]
 
 
-def _targets(settings: Settings, family: Family, name: str, jobs: Iterable[_Job]) -> list[_Target]:
+def _targets(settings: Settings, family: Family, name: str, jobs: Iterable[Job]) -> list[Target]:
     """What one provider may be asked for, its default model included; where that is nothing, whether it answers."""
-    asked = [target for job in jobs for target in job if (target.family, target.provider) == (family, name)]
+    asked = [target for job in jobs for target in job.targets if (target.family, target.provider) == (family, name)]
     default = settings.default_model(family, name) if family == "llm" else None
-    found: list[_Target] = []
-    for target in (*asked, *([_Target(family, name, default)] if default else [])):
+    found: list[Target] = []
+    for target in (*asked, *([Target(family, name, default)] if default else [])):
         if target not in found:  # wishes are mappings and have no hash
             found.append(target)
-    return found or [_Target(family, name)]
+    return found or [Target(family, name)]
 
 
-async def _look(settings: Settings, family: Family, name: str, targets: Sequence[_Target]) -> list[_Struck]:
+async def _look(settings: Settings, family: Family, name: str, targets: Sequence[Target]) -> list[_Struck]:
     """Build one provider and ask it; each target by itself, because a finding does not tell whom it strikes."""
     asks_servers = _NEEDS_SERVERS[settings.mode]
     try:
@@ -275,7 +217,7 @@ async def _unfit(provider: LLMProvider | ImageProvider) -> Finding | None:
 
 
 async def _examined(
-    provider: LLMProvider | ImageProvider, target: _Target, unfit: Finding | None, *, asks_servers: bool
+    provider: LLMProvider | ImageProvider, target: Target, unfit: Finding | None, *, asks_servers: bool
 ) -> _Struck:
     fatal = await _refusal(provider, target)
     if unfit and asks_servers:
@@ -284,7 +226,7 @@ async def _examined(
     return _Struck(target, fatal, met if asks_servers else [_for_live(finding) for finding in met])
 
 
-async def _diagnosis(provider: LLMProvider | ImageProvider, target: _Target) -> list[Finding]:
+async def _diagnosis(provider: LLMProvider | ImageProvider, target: Target) -> list[Finding]:
     try:
         found = await provider.diagnose([] if target.wish is None else [target.wish])
     except SparklioError as exc:
@@ -292,7 +234,7 @@ async def _diagnosis(provider: LLMProvider | ImageProvider, target: _Target) -> 
     return [replace(one, mend=_closing(provider, one.mend)) if one.mend else one for one in found]
 
 
-async def _refusal(provider: LLMProvider | ImageProvider, target: _Target) -> list[Finding]:
+async def _refusal(provider: LLMProvider | ImageProvider, target: Target) -> list[Finding]:
     """What an image provider would refuse whatever its server does, in mock too."""
     if not isinstance(provider, ImageProvider) or target.wish is None:
         return []
@@ -333,10 +275,10 @@ def _for_live(finding: Finding) -> Finding:
     return replace(finding, state="warning", message=f"live: {finding.message}")
 
 
-def _weighed(struck: Sequence[_Struck], jobs: Iterable[_Job]) -> Iterator[Finding]:
+def _weighed(struck: Sequence[_Struck], jobs: Iterable[Job]) -> Iterator[Finding]:
     """What is fatal, and what is met: a failure of the latter counts where it leaves a request without any route."""
     broken = [one.target for one in struck if one.failed]
-    needed = [target for job in jobs if all(target in broken for target in job) for target in job]
+    needed = [target for job in jobs if all(target in broken for target in job.targets) for target in job.targets]
     for one in struck:
         yield from one.fatal
         for finding in one.met:

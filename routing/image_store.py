@@ -8,13 +8,13 @@ import re
 from pathlib import Path
 from secrets import token_hex
 
+from providers.base import IMAGE_SUFFIXES
 from providers.errors import StorageError, UnknownNameError
 
 __all__ = ["MEDIA_TYPES", "ImageStore", "write_whole"]
 
 _ID = re.compile(r"^[0-9a-f]{32}$")
-_SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
-MEDIA_TYPES = {suffix: media_type for media_type, suffix in _SUFFIXES.items()}
+MEDIA_TYPES = {suffix: media_type for media_type, suffix in IMAGE_SUFFIXES.items()}
 
 
 class ImageStore:
@@ -30,7 +30,7 @@ class ImageStore:
             StorageError: the folder cannot be written.
         """
         image_id = hashlib.sha256(content).hexdigest()[:32]
-        path = self.folder / f"{image_id}{_SUFFIXES.get(media_type, '.png')}"
+        path = self.folder / f"{image_id}{IMAGE_SUFFIXES.get(media_type, '.png')}"
         if not path.exists():
             write_whole(path, content)
         return image_id
@@ -42,7 +42,7 @@ class ImageStore:
             UnknownNameError: no such image, or not an id at all.
         """
         if _ID.match(image_id):
-            for suffix in _SUFFIXES.values():
+            for suffix in IMAGE_SUFFIXES.values():
                 if (path := self.folder / f"{image_id}{suffix}").is_file():
                     return path
         raise UnknownNameError("image", image_id, (), hint="image ids stand in result.json under image.image_id")

@@ -13,6 +13,7 @@ from providers.errors import AttemptTimeoutError, DeadlineError, EmptyAnswerErro
 from providers.tokens import estimate_tokens
 from providers.usage import Usage
 from routing.attempts import AttemptLog, with_retries
+from routing.budget import Budget
 from routing.contracts import AnswerMeta, LLMAnswer, LLMRequest, Mode, OnProgress, Progress
 from routing.fallbacks import Fallbacks
 from routing.output import MalformedJSONError, parse_json, strip_thinking
@@ -23,7 +24,7 @@ from routing.tasks import Task, default_options, find_task
 
 __all__ = ["LLMBackend", "LLMGateway"]
 
-_ROUTING_OPTIONS = {"provider", "model", "stage", "language", "budget_usd", "timeout_s"}
+_ROUTING_OPTIONS = {"provider", "model", "stage", "language", "budget_usd", "timeout_s"}  # the last is ours to say
 _SHARE = 2 / 3
 """A route with others behind it gets this part of the time that is left: one that hangs must leave time for them."""
 _SLACK = 0.02  # of the deadline: an attempt that was given all that was left ends in the same moment
@@ -71,17 +72,23 @@ class LLMGateway:
         self._secrets = secrets
         self._fallbacks = Fallbacks()
 
-    async def generate(self, request: LLMRequest, on_progress: OnProgress | None = None) -> LLMAnswer:
+    async def generate(
+        self, request: LLMRequest, on_progress: OnProgress | None = None, *, budget: Budget | None = None
+    ) -> LLMAnswer:
         """Answer ``request``; ``on_progress`` hears each piece of text as it arrives.
+
+        ``budget`` is what its calls are paid from, where it is shared with other requests; else
+        ``options.budget_usd`` bounds them.
 
         Raises:
             ProviderError: every route failed; the error is the last route's.
             DeadlineError: the time of this mode ran out.
-            BudgetError: ``options.budget_usd`` does not pay for the next call.
+            BudgetError: the budget does not pay for the next call.
             UsageError: the request names a provider that is not active, or no route has a model.
         """
         started = time.perf_counter()
-        book = AttemptLog(request.request_id, self._prices, request.options.budget_usd, self._secrets)
+        budget = budget or Budget(request.options.budget_usd)
+        book = AttemptLog(request.request_id, self._prices, budget, self._secrets)
         with book.told():
             response, parsed = await self._within_deadline(request, book, on_progress)
         return LLMAnswer(
@@ -114,6 +121,7 @@ class LLMGateway:
         self, request: LLMRequest, book: AttemptLog, on_progress: OnProgress | None
     ) -> tuple[LLMProviderResponse, Any]:
         routes = self._router.llm_routes(request)
+        book.check_prices(routes)
         until = asyncio.get_running_loop().time() + self._deadline_s
         call = _Call(self._backend, request, book, on_progress, until, len(routes))
         try:
@@ -123,17 +131,18 @@ class LLMGateway:
             if asyncio.get_running_loop().time() < until - _SLACK * self._deadline_s:
                 raise
             book.cut_short(DeadlineError.code)
-            self._blame(book)
+            if isinstance(exc, TimeoutError):  # else the chain has counted it
+                self._blame(book)
             raise DeadlineError(
                 f"no answer for {request.role}/{request.task} within {self._deadline_s:g} s",
                 hint=f"raise GATEWAY_TIMEOUT_{self._mode.upper()}, or route this task to a smaller model",
             ) from exc
 
     def _blame(self, book: AttemptLog) -> None:
-        """The deadline cut an attempt short: its provider is down if it was what took the time."""
+        """The deadline cut an attempt short: its model is too slow if it was what took the time."""
         last = book.attempts[-1] if book.attempts else None
         if last and last.latency_ms >= self._deadline_s * 1000 / 2:
-            self._fallbacks.note_down(last.provider)
+            self._fallbacks.note_slow(last.provider, last.model)
 
 
 class _Call:
@@ -207,7 +216,7 @@ class _Call:
                 at_least=self._at_least,
             )
 
-        return await with_retries(attempt)
+        return await with_retries(attempt, ends)
 
     async def _attempt(self, route: LLMRoute, prompt: Prompt, ends: float, ordinal: int) -> LLMProviderResponse:
         options = self._options(route, prompt, ends, ordinal)
@@ -233,16 +242,11 @@ class _Call:
         return response.model_copy(update={"output": response.output.model_copy(update={"content": content})})
 
     def _options(self, route: LLMRoute, prompt: Prompt, ends: float, ordinal: int) -> dict[str, Any]:
-        """Defaults by role and task beneath the request's own; each attempt has its own seed and what time is left.
-
-        ``timeout_s`` of a request may shorten that.
-        """
+        """Defaults by role and task beneath the request's own; each attempt has its own seed and what time is left."""
         asked = self._request.options.model_dump(exclude_none=True, exclude=_ROUTING_OPTIONS)
         options = default_options(self._request.role, self._request.task) | asked
         left_s = max(ends - asyncio.get_running_loop().time(), 0.001)
-        wished_s = (self._request.options.model_extra or {}).get("timeout_s")
-        timeout_s = min(left_s, wished_s) if isinstance(wished_s, int | float) and wished_s > 0 else left_s
-        options |= {"model": route.model, "system": prompt.system, "timeout_s": timeout_s}
+        options |= {"model": route.model, "system": prompt.system, "timeout_s": left_s}
         if prompt.schema is not None:
             options["json_schema"] = prompt.schema
         if "seed" in options:

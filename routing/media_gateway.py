@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from providers.base import GeneratedImage, ImageChunk, ImageProviderResponse, Photo
 from providers.errors import ServerError, UnknownNameError
 from routing.attempts import AttemptLog, with_retries
+from routing.budget import Budget
 from routing.contracts import Image, ImageAnswer, ImageAnswerMeta, ImageRequest, Mode, OnProgress, Progress
 from routing.fallbacks import Fallbacks
 from routing.image_store import ImageStore
@@ -18,6 +19,8 @@ from routing.prices import Prices, Used
 from routing.router import ImageRoute, Router
 
 __all__ = ["ImageBackend", "MediaGateway"]
+
+_ROUTING_OPTIONS = {"model", "workflow", "photo", "budget_usd", "timeout_s"}
 
 
 class ImageBackend(Protocol):
@@ -59,17 +62,19 @@ class MediaGateway:
         self._fallbacks = Fallbacks()
         self.store = store
 
-    async def generate_image(self, request: ImageRequest, on_progress: OnProgress | None = None) -> ImageAnswer:
-        """Make the image(s) of ``request``; ``on_progress`` hears each step.
+    async def generate_image(
+        self, request: ImageRequest, on_progress: OnProgress | None = None, *, budget: Budget | None = None
+    ) -> ImageAnswer:
+        """Make the image(s) of ``request``; ``on_progress`` hears each step; ``budget`` as in the LLM gateway.
 
         Raises:
             ProviderError: every route failed; the error is the last route's.
-            BudgetError: ``options.budget_usd`` does not pay for the next call.
+            BudgetError: the budget does not pay for the next call.
             UsageError: the request names a provider that is not active, or no such workflow or photo exists.
             StorageError: an image cannot be written.
         """
         started = time.perf_counter()
-        book = self._book(request)
+        book = self._book(request, budget)
 
         async def ask(route: ImageRoute) -> ImageProviderResponse:
             options = _options(route, request, photo)
@@ -86,7 +91,9 @@ class MediaGateway:
 
         with book.told():
             photo = await self._photo(request)
-            response = await self._fallbacks.first(self._router.image_routes(request), ask)
+            routes = self._router.image_routes(request)
+            book.check_prices(routes)
+            response = await self._fallbacks.first(routes, ask)
             images = [await self._keep(image) for image in response.images]
         return ImageAnswer(
             provider=response.provider,
@@ -107,7 +114,7 @@ class MediaGateway:
         Raises:
             UsageError, ProviderError: as :meth:`generate_image`.
         """
-        with self._book(request).told():
+        with self._book(request, None).told():
             photo = await self._photo(request)
             for route in self._router.image_routes(request):
                 await self._backend.check(route, request, _options(route, request, photo))
@@ -119,8 +126,9 @@ class MediaGateway:
     async def aclose(self) -> None:
         await self._backend.aclose()
 
-    def _book(self, request: ImageRequest) -> AttemptLog:
-        return AttemptLog(request.request_id, self._prices, request.options.budget_usd, self._secrets)
+    def _book(self, request: ImageRequest, budget: Budget | None) -> AttemptLog:
+        budget = budget or Budget(request.options.budget_usd)
+        return AttemptLog(request.request_id, self._prices, budget, self._secrets)
 
     async def _photo(self, request: ImageRequest) -> Photo | None:
         if request.options.photo is None:
@@ -164,7 +172,7 @@ def _options(route: ImageRoute, request: ImageRequest, photo: Photo | None) -> d
 
     One image a request, however often it is tried: a connection that breaks after the hand-over makes no second.
     """
-    asked = request.options.model_dump(exclude_none=True, exclude={"model", "workflow", "photo", "budget_usd"})
+    asked = request.options.model_dump(exclude_none=True, exclude=_ROUTING_OPTIONS)
     options = {"idempotency_key": request.request_id, **route.options, **asked, "workflow": route.workflow}
     if route.image_model is not None:
         options["model"] = route.image_model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,31 +34,57 @@ def parse_json(text: str, task: Task | None, payload: Any) -> Any:
     Raises:
         MalformedJSONError: no JSON, or not of the right shape.
     """
-    value = _decode(text)
+    values = sorted(_decoded(text), key=lambda value: not isinstance(value, dict))
     if task is None or task.output is None:
-        return value
-    try:
-        return task.output.model_validate(value, context=payload).model_dump(mode="json")
-    except ValidationError as exc:
-        problems = (f"{'.'.join(map(str, error['loc'])) or 'answer'}: {error['msg']}" for error in exc.errors()[:5])
-        raise MalformedJSONError("; ".join(problems)) from exc
+        return values[0]
+    problem: ValidationError | None = None
+    for value in values:
+        try:
+            return task.output.model_validate(value, context=payload).model_dump(mode="json")
+        except ValidationError as exc:
+            problem = problem or exc
+    errors = problem.errors() if problem else []
+    raise MalformedJSONError(
+        "; ".join(f"{'.'.join(map(str, error['loc'])) or 'answer'}: {error['msg']}" for error in errors[:5])
+    ) from problem
 
 
-def _decode(text: str) -> Any:
-    """The first JSON object or array in the text: bare, fenced or with prose around it."""
+def _decoded(text: str) -> list[Any]:
+    """The JSON in the text: all of it, bare or in a fence; else each object and array with prose around it.
+
+    Raises:
+        MalformedJSONError: there is none.
+    """
     fenced = _FENCE.search(text)
     candidates = [text, fenced.group(1)] if fenced else [text]
     problem = "no JSON object in the answer"
     for candidate in candidates:
         try:
-            return json.loads(candidate)
+            return [_DECODER.decode(candidate)]
         except (ValueError, RecursionError) as exc:  # a number or a nesting without end is no JSONDecodeError
             problem = f"not valid JSON: {exc}"
-    decoder = json.JSONDecoder()
-    for candidate in reversed(candidates):
-        for start in (match.start() for match in re.finditer(r"[{\[]", candidate)):
-            try:
-                return decoder.raw_decode(candidate, start)[0]
-            except (ValueError, RecursionError):
-                continue
-    raise MalformedJSONError(problem)
+    values = [value for candidate in reversed(candidates) for value in _embedded(candidate)]
+    if not values:
+        raise MalformedJSONError(problem)
+    return values
+
+
+def _embedded(text: str) -> Iterator[Any]:
+    """Objects and arrays with prose around them; what is inside of one is not looked at by itself."""
+    end = 0
+    for start in (match.start() for match in _OPENING.finditer(text)):
+        if start < end:
+            continue
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        yield value
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number")
+
+
+_OPENING = re.compile(r"[{\[]")
+_DECODER = json.JSONDecoder(parse_constant=_refuse)

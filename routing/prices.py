@@ -1,18 +1,19 @@
-"""What calls cost, by the prices of provider_config.yaml, and what may still be spent."""
+"""What calls cost, by the prices of provider_config.yaml."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from providers.errors import BudgetError, ConfigError, SparklioError
+from providers.errors import BudgetError, ConfigError
 from providers.usage import Usage
-from routing.contracts import ImageAnswer, LLMAnswer, Route
+from routing.budget import Budget
+from routing.contracts import Route
 
-__all__ = ["Budget", "Price", "PriceTable", "Prices", "Used", "total_cost"]
+__all__ = ["Price", "PriceTable", "Prices", "Used", "total_cost"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,19 @@ class Used:
 
 
 class Price(BaseModel):
-    """US dollars: ``input`` and ``output`` for a million tokens, ``image`` for each image."""
+    """US dollars: ``input`` and ``output`` for a million tokens, ``image`` for each image; one at least is above 0."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    input: float = Field(default=0.0, ge=0)
-    output: float = Field(default=0.0, ge=0)
-    image: float = Field(default=0.0, ge=0)
+    input: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    output: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    image: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _costs_something(self) -> Self:
+        if not (self.input or self.output or self.image):
+            raise ValueError("a price of nothing; what costs nothing is `free`, for the whole provider")
+        return self
 
     def of(self, used: Used) -> float:
         tokens = self.input * used.usage.prompt_tokens + self.output * used.usage.completion_tokens
@@ -38,8 +45,6 @@ class Price(BaseModel):
 
 
 PriceTable = Mapping[str, Literal["free"] | Mapping[str, Price]]
-A = TypeVar("A", LLMAnswer, ImageAnswer)
-_FREE = Price()
 
 
 class Prices:
@@ -52,66 +57,45 @@ class Prices:
     def __init__(self, table: PriceTable | None) -> None:
         self._table = table
 
-    def of(self, route: Route) -> Price | None:
+    def of(self, route: Route) -> Price | Literal["free"] | None:
         """The route's price, or None where nobody told it."""
         if self._table is None:
-            return _FREE
+            return "free"
         models = self._table.get(route.provider, {})
-        return _FREE if models == "free" else models.get(route.model)
+        return "free" if models == "free" else models.get(route.model)
 
     def cost(self, route: Route, used: Used) -> float | None:
         """In US dollars; None where it is unknown."""
         price = self.of(route)
-        if price is None:
-            return None if used != Used() else 0.0
-        return price.of(used)
+        if price == "free" or used == Used():
+            return 0.0
+        return None if price is None else price.of(used)
 
-    def check(self, route: Route, at_least: Used, left_usd: float | None) -> None:
-        """Refuse a call that ``left_usd`` cannot pay for. None is no limit.
+    def known(self, route: Route) -> None:
+        """Raises ConfigError where nobody told the route's price, so that no budget can be held with it."""
+        if self.of(route) is None:
+            raise ConfigError(
+                f"a budget is set, and {route.provider} {route.model} has no price to hold it with",
+                hint=f"add it under `prices.{route.provider}` in provider_config.yaml, or unset RUN_BUDGET_USD",
+            )
+
+    def check(self, route: Route, at_least: Used, budget: Budget) -> None:
+        """Refuse a call that ``budget`` cannot pay for.
 
         Raises:
             BudgetError: it costs more than what is left.
             ConfigError: there is a limit, and nobody told the route's price.
         """
+        left_usd = budget.left_usd
         if left_usd is None:
             return
+        self.known(route)
         price = self.of(route)
-        if price is None:
-            raise ConfigError(
-                f"a budget is set, and {route.provider} {route.model} has no price to hold it with",
-                hint=f"add it under `prices.{route.provider}` in provider_config.yaml, or unset RUN_BUDGET_USD",
-            )
-        if price != _FREE and price.of(at_least) >= left_usd:
+        if isinstance(price, Price) and price.of(at_least) >= left_usd:
             raise BudgetError(
                 f"{route.provider} {route.model} would cost more than the {max(left_usd, 0):.4f} USD that are left",
                 hint="raise RUN_BUDGET_USD and resume the run, or route this task to a model at home",
             )
-
-
-@dataclass
-class Budget:
-    """What one run may spend and has spent, in US dollars. ``spent_usd`` is None once a call had no known price."""
-
-    limit_usd: float | None = None
-    spent_usd: float | None = 0.0
-
-    @property
-    def left_usd(self) -> float | None:
-        """None where there is no limit."""
-        return None if self.limit_usd is None else self.limit_usd - (self.spent_usd or 0.0)
-
-    async def pay(self, call: Awaitable[A]) -> A:
-        """The gateway's answer; what it cost is booked, a failed one's cost too."""
-        try:
-            answer = await call
-        except SparklioError as exc:
-            self._book(total_cost(attempt["cost_usd"] for attempt in exc.details.get("attempts", ())))
-            raise
-        self._book(answer.meta.cost_usd)
-        return answer
-
-    def _book(self, cost_usd: float | None) -> None:
-        self.spent_usd = None if cost_usd is None or self.spent_usd is None else self.spent_usd + cost_usd
 
 
 def total_cost(costs: Iterable[float | None]) -> float | None:

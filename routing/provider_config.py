@@ -96,7 +96,7 @@ class ProviderConfigFile(_Frozen):
     media_routing: _MediaRouting = _MediaRouting()
     models: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
     prices: dict[str, Literal["free"] | dict[str, Price]] = Field(default_factory=dict)
-    settings: dict[str, str | int | float] = Field(default_factory=dict)
+    settings: dict[str, str | int | float] = Field(default_factory=dict, repr=False)
 
 
 def load_provider_config(path: Path) -> ProviderConfigFile:

@@ -84,10 +84,12 @@ class Router:
         if request.provider != "auto":
             _check_active("image provider", request.provider, self._media_active)
             rules = [rule for rule in rules if rule.provider == request.provider]
+        if options.workflow:
+            rules = [rule for rule in rules if rule.workflow] or rules[:1]
         if not rules:
             provider = _first(self._media_active, "media") if request.provider == "auto" else request.provider
             rules = [ImageRule(provider=provider)]
-        routes = [self._image_route(rule, options) for rule in rules]
+        routes = [self._image_route(rule, options) for rule in (rules[:1] if options.model else rules)]
         return tuple(route for place, route in enumerate(routes) if route not in routes[:place])
 
     def _image_route(self, rule: ImageRule, asked: ImageOptions) -> ImageRoute:

@@ -48,9 +48,9 @@ class Value:
     """One effective value; ``hides`` holds what weaker sources say differently, strongest first."""
 
     setting: Setting
-    value: str | None
+    value: str | None = field(repr=False)
     source: Source
-    hides: tuple[tuple[Source, str], ...] = ()
+    hides: tuple[tuple[Source, str], ...] = field(default=(), repr=False)
 
     def shown(self) -> str | None:
         """The value as it may be shown: secrets and credentials inside URLs masked."""

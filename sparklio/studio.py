@@ -64,13 +64,13 @@ class Sparklio:
         config: str | Path | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        arguments = {
-            **(settings or {}),
+        named = {
             "GENERATOR_MODE": mode,
             "SPARKLIO_HOME": str(home) if home else None,
             "SPARKLIO_CONFIG": str(config) if config else None,
         }
-        self.settings: Settings = load_settings(arguments)
+        told = {name: value for name, value in named.items() if value is not None}
+        self.settings: Settings = load_settings({**(settings or {}), **told})
         self._resources = AsyncExitStack()
         self._runs: Runs | None = None
 

@@ -18,6 +18,7 @@ from websockets.asyncio.client import connect
 
 from providers.errors import (
     AttemptTimeoutError,
+    AuthenticationError,
     ConfigError,
     JobError,
     ModelNotFoundError,
@@ -266,7 +267,7 @@ def test_a_base_url_that_is_none(url: str) -> None:
 @pytest.mark.parametrize(
     ("status", "error"),
     [(429, OverloadedError), (503, OverloadedError), (500, ServerError), (502, ServerError), (413, RejectedError),
-     (401, RejectedError), (403, RejectedError), (302, RejectedError)],
+     (401, AuthenticationError), (403, AuthenticationError), (302, RejectedError)],
 )  # fmt: skip
 async def test_http_statuses(
     comfyui: ComfyUIStandIn, client: ComfyUIClient, status: int, error: type[ProviderError]
@@ -275,7 +276,7 @@ async def test_http_statuses(
     with pytest.raises(error) as caught:
         await client.get_queue()
     assert caught.value.status == status
-    assert caught.value.retry_after == (7 if error is OverloadedError else None)
+    assert caught.value.retry_after == 7
     assert await client.get_queue() == QueueState()
 
 

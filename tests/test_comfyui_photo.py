@@ -14,6 +14,7 @@ from PIL import Image
 
 from providers.base import ImageProviderResponse, Photo, ProviderConfig
 from providers.errors import (
+    AuthenticationError,
     OverloadedError,
     RejectedError,
     ServerError,
@@ -216,7 +217,7 @@ async def test_a_prompt_that_is_sent_twice_has_one_upload(comfyui: ComfyUIStandI
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(500, ServerError), (503, OverloadedError), (413, RejectedError), (403, RejectedError)],
+    [(500, ServerError), (503, OverloadedError), (413, RejectedError), (403, AuthenticationError)],
 )
 async def test_an_upload_that_is_refused(
     comfyui: ComfyUIStandIn, provider: ComfyUIProvider, status: int, kind: type[SparklioError]

@@ -390,6 +390,28 @@ def test_requests_that_no_route_serves_fail_in_both_modes(doctor: Doctor, tmp_pa
     assert "providers.llm.active" in found["remedy"]
 
 
+@pytest.mark.parametrize("mode", ["mock", "live"])
+def test_a_budget_wants_the_price_of_every_route(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ollama: OllamaLibraryStandIn, mode: str
+) -> None:
+    monkeypatch.setenv("OLLAMA_BASE_URL", ollama.url)
+    write_config(tmp_path, prices={"comfyui": "free", "ollama": {SMALL_MODEL: {"input": 0.1}}})
+    subject = f"price of ollama {COPY_MODEL}"
+    assert subject not in doctor.findings("--mode", mode)
+    monkeypatch.setenv("RUN_BUDGET_USD", "1")
+    found = doctor.findings("--mode", mode)
+    assert found[subject]["state"] == {"mock": "warning", "live": "failed"}[mode]
+    assert "prices.ollama" in found[subject]["remedy"]
+    assert f"price of ollama {SMALL_MODEL}" not in found
+
+
+def test_a_folder_name_that_no_disk_takes(doctor: Doctor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPARKLIO_HOME", str(tmp_path / ("x" * 300)))
+    found = doctor.findings()["data folder"]
+    assert found["state"] == "failed"
+    assert "SPARKLIO_HOME" in found["remedy"]
+
+
 @pytest.mark.usefixtures("live")
 def test_an_active_provider_without_a_rule_is_asked_whether_it_answers(
     doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -60,6 +60,21 @@ def world() -> World:
     return World()
 
 
+async def test_a_slow_model_rests_alone() -> None:
+    fallbacks, asked = Fallbacks(), list[str]()
+    large, small = LLMRoute("home", "large"), LLMRoute("home", "small")
+
+    async def ask(route: LLMRoute) -> str:
+        asked.append(route.model)
+        if route is large:
+            raise AttemptTimeoutError("too long", provider="home")
+        return route.model
+
+    for _ in range(FAILURES + 1):
+        assert await fallbacks.first((large, small, RENTED), ask) == "small"
+    assert asked == ["large", "small"] * FAILURES + ["small"]
+
+
 async def test_the_first_route_that_answers_is_the_last_one_asked(world: World) -> None:
     assert await world.request() == ["home"]
     world.errors["home"] = RejectedError("no", provider="home")

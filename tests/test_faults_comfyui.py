@@ -140,6 +140,20 @@ async def test_for_ever_is_one_typed_error(comfyui: ComfyUIStandIn, ollama: Olla
     assert len(comfyui.executed) == (2 if fault is Fault.IMAGE_404 else 1)
 
 
+@pytest.mark.parametrize("silence", [Fault.WS_REFUSED, Fault.WS_SILENT, Fault.WS_CLOSED])
+@pytest.mark.parametrize(("fault", "reason"), [(Fault.EXECUTION_ERROR, "failed"), (Fault.INTERRUPTED, "interrupted")])
+async def test_an_end_that_no_websocket_tells_is_found_all_the_same(
+    comfyui: ComfyUIStandIn, ollama: OllamaStandIn, fault: Fault, reason: str, silence: Fault
+) -> None:
+    comfyui.always(fault, silence)
+    async with Sparklio() as studio:
+        failed = await failure(studio, JobError)
+        assert failed.error.details["reason"] == reason
+        comfyui.heal()
+        await going_on(studio, ollama, failed.finished)
+    assert len(comfyui.prompts) == 2
+
+
 # the workflow
 
 

@@ -9,21 +9,29 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
+import ormsgpack
 import pytest
+from langgraph._internal import _serde
+from langgraph.checkpoint.serde import _msgpack, jsonplus
 
 import sparklio
+from graph import build_graph
 from graph.checkpoints import open_checkpointer
 from graph.state import OUTPUT_KEYS, PageState
-from providers.errors import AttemptTimeoutError, JobError, RejectedError, StorageError
+from nodes.context import Context
+from providers.errors import AttemptTimeoutError, AuthenticationError, JobError, RejectedError, StorageError
 from providers.media.comfyui import ComfyUIProvider
 from providers.media.comfyui.watch import Patience
 from routing import attempts
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
-from tests.faults import NODES, SCHEMAS, failure, going_on, one_image_route, routed, whole_run
+from tests.faults import NEVER_S, NODES, SCHEMAS, failure, going_on, one_image_route, routed, whole_run
 from tests.standins import comfyui as comfy
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import Fault, OllamaStandIn
@@ -76,24 +84,108 @@ async def test_an_image_goes_on_beside_a_failure_and_is_found_again(
     assert run.result["image"]["seed"] == comfyui.prompts[0]["prompt"]["3"]["inputs"]["seed"]
 
 
+# a process that is killed
+
+DESK = {"brand", "brief", "strategist", "copywriter", "reviewer"}
+KILLED_AT = {  # moment -> the schema whose answer never comes, the agents that are finished then, image jobs
+    "after brand": ("MarketingBrief", {"brand"}, 0),
+    "between copy and review": ("StyleReview", DESK - {"reviewer"}, 1),
+    "before the image is sent": ("ImagePrompt", DESK, 0),
+    "while the image runs": (None, DESK, 1),
+}
+HELD = """
+import asyncio, sparklio, sparklio.publish
+async def never(*_): await asyncio.Event().wait()
+if {hold}: sparklio.publish.Publisher.__call__ = never
+sparklio.run(brand={brand!r}, product={product!r}, run_id="page")
+"""
+
+
+@asynccontextmanager
+async def killed_run(folder: Path, *, hold: bool = False) -> AsyncGenerator[None, None]:
+    """A process that runs "page" and is killed where the block ends; with ``hold`` it never comes to publish."""
+    code = HELD.format(hold=hold, brand=BRAND, product=PRODUCT)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=folder, env=environment)
+    try:
+        yield
+        assert process.returncode is None
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+
+async def stands(studio: Sparklio, finished: set[str]) -> None:
+    """Wait until another process has written what the ``finished`` agents of "page" made."""
+    async with asyncio.timeout(NEVER_S):
+        while not (studio.settings.home / "runs" / "page" / "run.json").is_file():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        while set(await _done(studio)) != finished:  # noqa: ASYNC110  # written by another process
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("moment", KILLED_AT)
 async def test_a_killed_process_leaves_a_run_that_goes_on(
+    ollama: OllamaStandIn, comfyui: ComfyUIStandIn, tmp_path: Path, moment: str
+) -> None:
+    schema, finished, jobs = KILLED_AT[moment]
+    if schema:
+        ollama.fail(Fault.HANG, task=schema)
+    comfyui.hold()
+    async with Sparklio() as studio:
+        async with killed_run(tmp_path):
+            await stands(studio, finished)
+            await comfyui.until(lambda: len(comfyui.accepted) == jobs, timeout_s=NEVER_S)
+            await comfyui.until(lambda: schema is None or ollama.by_task[schema], timeout_s=NEVER_S)
+        assert studio.runs.store.load("page").status == "interrupted"
+        sent = len(comfyui.prompts)
+        comfyui.release()
+        await going_on(studio, ollama, finished)
+    assert sent == jobs
+    assert len(comfyui.prompts) == len(comfyui.executed) == 1
+
+
+async def test_a_process_killed_before_it_published_has_nothing_to_ask_again(
     ollama: OllamaStandIn, comfyui: ComfyUIStandIn, tmp_path: Path
 ) -> None:
-    comfyui.hold()
-    code = f"import sparklio; sparklio.run(brand={BRAND!r}, product={PRODUCT!r}, run_id='page')"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, cwd=tmp_path, env=environment)
-    try:
-        await comfyui.until(lambda: comfyui.running and ollama.by_task["StyleReview"], timeout_s=30)
-        await asyncio.sleep(0.3)  # the last checkpoint is written in the background
-    finally:
-        process.send_signal(signal.SIGKILL)
-        await process.wait()
     async with Sparklio() as studio:
+        async with killed_run(tmp_path, hold=True):
+            await stands(studio, NODES)
         assert studio.runs.store.load("page").status == "interrupted"
-        comfyui.release()
-        await going_on(studio, ollama, NODES - {"vision"})
-    assert len(comfyui.prompts) == 1
+        assert not list(tmp_path.rglob("result.json"))
+        run = await going_on(studio, ollama, NODES)
+    assert run.result["review"]["approved"]
+    assert (set(ollama.by_task.values()), len(comfyui.prompts)) == ({1}, 1)
+
+
+# retries
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_key_that_is_refused_is_tried_once(ollama: OllamaStandIn, status: int) -> None:
+    """LangGraph's default policy would try it again."""
+    ollama.fail_always(f"status_{status}", task="ContentPlan")
+    async with Sparklio() as studio:
+        failed = await failure(studio, AuthenticationError)
+    assert (failed.finished, ollama.by_task["ContentPlan"]) == ({"brand", "brief"}, 1)
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, ValueError], ids=lambda kind: kind.__name__)
+async def test_a_defect_is_run_into_once(
+    ollama: OllamaStandIn, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    asked: list[str] = []
+
+    async def broken(self: Context, role: str, *_: Any, **__: Any) -> None:
+        asked.append(role)
+        raise kind("a defect")
+
+    monkeypatch.setattr(Context, "ask", broken)
+    async with Sparklio() as studio:
+        with pytest.raises(kind, match="a defect"):
+            await studio.run(brand=BRAND, product=PRODUCT)
+    assert asked == ["brand"]
 
 
 # the checkpoints
@@ -112,28 +204,72 @@ class Foreign:
         return Foreign, (self.word,)
 
 
+def calls_of(kind: type) -> list[Any]:
+    """LangGraph's msgpack for "call this class", in each of its codes that name one."""
+    name = (kind.__module__, kind.__name__)
+    by_code = {
+        jsonplus.EXT_CONSTRUCTOR_SINGLE_ARG: (*name, "x"),
+        jsonplus.EXT_CONSTRUCTOR_POS_ARGS: (*name, ["x"]),
+        jsonplus.EXT_CONSTRUCTOR_KW_ARGS: (*name, {"word": "x"}),
+        jsonplus.EXT_METHOD_SINGLE_ARG: (*name, "x", "made"),
+        jsonplus.EXT_PYDANTIC_V1: (*name, {"word": "x"}, "construct"),
+        jsonplus.EXT_PYDANTIC_V2: (*name, {"word": "x"}, "model_construct"),
+    }
+    return [ormsgpack.Ext(code, ormsgpack.packb(call)) for code, call in by_code.items()]
+
+
 async def test_foreign_types_are_not_revived(ollama: OllamaStandIn) -> None:
     async with Sparklio() as studio:
         await whole_run(studio)
         serde = studio.runs._checkpointer.serde
         with pytest.raises(TypeError):
             serde.dumps_typed(Foreign("x"))
-        before = Foreign.revived
-        planted = _constructor_call(__name__, "Foreign", ("x",))
-        assert not isinstance(serde.loads_typed(("msgpack", planted)), Foreign)
-        with pytest.raises(Exception, match="pickle"):
+        with pytest.raises(NotImplementedError, match="pickle"):
             serde.loads_typed(("pickle", b"\x80\x04."))
+        planted = {"lc": 2, "type": "constructor", "id": [__name__, "Foreign"], "args": ["x"]}
+        assert serde.loads_typed(("json", json.dumps(planted).encode())) == planted
+
+
+@pytest.mark.parametrize("host_is_strict", [False, True])
+async def test_the_serializer_is_as_strict_as_the_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host_is_strict: bool
+) -> None:
+    """Whether the host set LANGGRAPH_STRICT_MSGPACK, which LangGraph reads at its import, or did not."""
+    blobs = [("msgpack", ormsgpack.packb(call)) for call in [*calls_of(Foreign), *calls_of(UUID)]]
+    monkeypatch.setattr(_msgpack, "STRICT_MSGPACK_ENABLED", False)
+    permissive = jsonplus.JsonPlusSerializer()
+    monkeypatch.setattr(_msgpack, "STRICT_MSGPACK_ENABLED", True)
+    strict = jsonplus.JsonPlusSerializer()
+    for module in (_msgpack, _serde):
+        monkeypatch.setattr(module, "STRICT_MSGPACK_ENABLED", host_is_strict)
+    async with open_checkpointer(tmp_path / "checkpoints.sqlite") as saver:
+        used: Any = build_graph().compile(checkpointer=saver).checkpointer
+        before = Foreign.revived
+        assert [used.serde.loads_typed(blob) for blob in blobs] == [strict.loads_typed(blob) for blob in blobs]
+        assert Foreign.revived == before
+        assert not used.serde.pickle_fallback
+    assert isinstance(permissive.loads_typed(blobs[0]), Foreign), "the blob would do its harm elsewhere"
+
+
+async def test_a_type_planted_in_the_database_is_not_revived(ollama: OllamaStandIn) -> None:
+    ollama.fail(Fault.STATUS_400, task="MarketingBrief")
+    async with Sparklio() as studio:
+        await failure(studio, RejectedError)
+        database = sqlite3.connect(studio.settings.home / "checkpoints.sqlite")
+        for row, blob in database.execute("select rowid, checkpoint from checkpoints").fetchall():
+            checkpoint = ormsgpack.unpackb(blob)
+            if "brand" in checkpoint["channel_values"]:
+                checkpoint["channel_values"]["brand"]["tone"] = calls_of(Foreign)[1]
+                packed = ormsgpack.packb(checkpoint)
+                database.execute("update checkpoints set checkpoint = ? where rowid = ?", (packed, row))
+                assert b"Foreign" in packed
+        assert database.total_changes > 0
+        database.commit()
+        database.close()
+        before = Foreign.revived
+        assert (await studio.runs.values("page"))["brand"]["tone"] == ["x"]
+        await studio.resume("page")
     assert Foreign.revived == before
-
-
-def _constructor_call(module: str, name: str, arguments: tuple[Any, ...]) -> bytes:
-    """LangGraph's msgpack for "call this class with these arguments"."""
-    import ormsgpack
-    from langgraph.checkpoint.serde.jsonplus import EXT_CONSTRUCTOR_POS_ARGS
-
-    return ormsgpack.packb(
-        ormsgpack.Ext(EXT_CONSTRUCTOR_POS_ARGS, ormsgpack.packb((module, name, list(arguments)))),
-    )
 
 
 async def test_the_state_is_plain_json_and_small(ollama: OllamaStandIn) -> None:

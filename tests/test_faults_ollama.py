@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import time
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from providers.errors import (
     AttemptTimeoutError,
+    AuthenticationError,
     DeadlineError,
     EmptyAnswerError,
     MalformedAnswerError,
@@ -24,10 +27,10 @@ from providers.errors import (
 )
 from routing import attempts
 from sparklio import Sparklio
-from tests.conftest import BRAND
+from tests.conftest import BRAND, PRODUCT
 from tests.faults import NODES, SCHEMAS, failure, going_on, routed, whole_run
 from tests.standins.comfyui import ComfyUIStandIn
-from tests.standins.ollama import Fault, OllamaStandIn
+from tests.standins.ollama import CONTEXT_ERRORS, THOUGHT, Fault, OllamaStandIn
 from tests.standins.server import free_port
 
 pytestmark = pytest.mark.usefixtures("live")
@@ -40,31 +43,42 @@ HEALED = {  # fault -> calls that the brief takes then
     Fault.PROSE_AROUND: 1,
     Fault.FENCED: 1,
     Fault.THINK_TAGS: 1,
+    Fault.THINKS: 1,
     Fault.WRONG_SHAPE: 2,
     Fault.STATUS_429: 2,
     Fault.STATUS_500: 2,
     Fault.STATUS_503: 2,
     Fault.ERROR_LINE: 2,
+    Fault.ERROR_LINE_CUT: 2,
     Fault.HALF_JSON: 2,
     Fault.CUT: 2,
     Fault.NO_DONE: 2,
     Fault.EMPTY: 2,
+    Fault.THINKS_ONLY: 2,
     Fault.LOAD: 2,
 }
 FATAL: dict[Fault, tuple[type[SparklioError], int, str]] = {  # fault -> error, calls, a word of its hint
     Fault.STATUS_400: (RejectedError, 1, "OLLAMA_BASE_URL"),
+    Fault.STATUS_401: (AuthenticationError, 1, "OLLAMA_API_KEY"),
+    Fault.STATUS_403: (AuthenticationError, 1, "OLLAMA_API_KEY"),
     Fault.STATUS_404: (ModelNotFoundError, 1, "ollama pull qwen2.5:7b"),
     Fault.STATUS_429: (OverloadedError, 3, "OLLAMA_MAX_QUEUE"),
     Fault.STATUS_500: (ServerError, 3, "log"),
     Fault.STATUS_503: (OverloadedError, 3, "OLLAMA_MAX_QUEUE"),
+    Fault.CONTEXT_LENGTH: (PromptTooLongError, 1, "num_ctx"),
     Fault.REDIRECT: (RejectedError, 1, "OLLAMA_BASE_URL"),
     Fault.ERROR_LINE: (ServerError, 3, "again"),
+    Fault.ERROR_LINE_CUT: (ServerError, 3, "again"),
     Fault.HALF_JSON: (ServerError, 3, "again"),
     Fault.NO_DONE: (ServerError, 3, "again"),
     Fault.CUT: (UnreachableError, 3, "ollama serve"),
     Fault.EMPTY: (EmptyAnswerError, 3, "think: false"),
+    Fault.THINKS_ONLY: (EmptyAnswerError, 3, "think: false"),
     Fault.LOAD: (EmptyAnswerError, 3, "think: false"),
     Fault.LENGTH: (TruncatedAnswerError, 1, "num_predict"),
+    Fault.LENGTH_EMPTY: (TruncatedAnswerError, 1, "num_predict"),
+    Fault.BLANKS: (TruncatedAnswerError, 1, "num_predict"),
+    Fault.REPETITION: (TruncatedAnswerError, 1, "num_predict"),
     Fault.WRONG_SHAPE: (MalformedAnswerError, 2, "larger model"),
 }
 IN_TIME = {Fault.HANG, Fault.STALL}
@@ -149,11 +163,24 @@ async def test_silence_ends_at_its_limit(
 
 async def test_the_deadline_covers_all_attempts(ollama: OllamaStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_TIMEOUT_LIVE", "0.9")
+    monkeypatch.setattr(attempts, "_BACKOFF", lambda state: 0)
+    ollama.fail(Fault.STATUS_503, Fault.STALL, task=BRIEF)
+    async with Sparklio() as studio:
+        failed = await failure(studio, DeadlineError)
+        assert [attempt["outcome"] for attempt in failed.error.details["attempts"]] == [
+            OverloadedError.code,
+            DeadlineError.code,
+        ]
+        await going_on(studio, ollama, FINISHED)
+
+
+async def test_a_wait_beyond_the_deadline_is_not_begun(ollama: OllamaStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_TIMEOUT_LIVE", "15")
     ollama.retry_after = "20"
     ollama.fail_always(Fault.STATUS_503, task=BRIEF)
     async with Sparklio() as studio:
-        failed = await failure(studio, DeadlineError)
-        assert [attempt["outcome"] for attempt in failed.error.details["attempts"]] == ["provider_overloaded"]
+        failed = await failure(studio, OverloadedError)
+        assert len(failed.error.details["attempts"]) == 1
         ollama.fail_always(None)
         await going_on(studio, ollama, FINISHED)
 
@@ -188,6 +215,13 @@ async def test_a_server_that_accepts_and_never_speaks(ollama: OllamaStandIn, mon
     monkeypatch.delenv("OLLAMA_TIMEOUT")
     async with Sparklio() as studio:
         await going_on(studio, ollama, set())
+
+
+async def test_the_words_of_an_error_are_told_though_the_connection_broke_after_them(ollama: OllamaStandIn) -> None:
+    ollama.fail_always(Fault.ERROR_LINE_CUT, task=BRIEF)
+    async with Sparklio() as studio:
+        failed = await failure(studio, ServerError)
+    assert "CUDA error: out of memory" in failed.error.message
 
 
 # waiting as asked
@@ -293,11 +327,50 @@ async def test_a_prompt_whose_front_was_lost_is_an_error(ollama: OllamaStandIn) 
         await going_on(studio, ollama, set())
 
 
+@pytest.mark.parametrize("words", CONTEXT_ERRORS, ids=["runner", "0.30", "llama-server"])
+async def test_a_context_that_ollama_itself_finds_too_small(ollama: OllamaStandIn, words: str) -> None:
+    ollama.context_error = words
+    ollama.fail_always(Fault.CONTEXT_LENGTH, task=BRIEF)
+    async with Sparklio() as studio:
+        failed = await failure(studio, PromptTooLongError)
+        assert re.search("exceeds the (available )?context|longer than the context", failed.error.message)
+        assert "{" not in failed.error.message
+        assert "num_ctx" in failed.error.hint
+        assert ollama.by_task[BRIEF] == 1, "the same prompt will not fit the next time"
+
+
+@pytest.mark.parametrize("fault", [Fault.BLANKS, Fault.REPETITION])
+async def test_what_ends_a_loop_is_the_cap_of_its_request(ollama: OllamaStandIn, fault: Fault) -> None:
+    ollama.fail_always(fault, task=BRIEF)
+    async with Sparklio() as studio:
+        failed = await failure(studio, TruncatedAnswerError)
+        assert isinstance(failed.error, TruncatedAnswerError)
+        cap = ollama.chats[-1]["options"]["num_predict"]
+        assert failed.error.usage is not None
+        assert failed.error.usage.completion_tokens == cap < ollama.chats[-1]["options"]["num_ctx"]
+        assert f"{cap} tokens" in failed.error.message
+
+
 async def test_an_absent_count_is_unknown_and_no_error(ollama: OllamaStandIn) -> None:
     brand = BRAND | {"uploaded_materials": [{"name": "회사소개.txt", "text": "소리의 결을 살립니다. " * 350}]}
     ollama.prompt_eval_count = lambda body: None
     async with Sparklio() as studio:
         await whole_run(studio, brand=brand)
+
+
+# thinking
+
+
+async def test_thoughts_are_no_part_of_an_answer(ollama: OllamaStandIn) -> None:
+    ollama.fail_always(Fault.THINKS)
+    heard = []
+    async with Sparklio() as studio:
+        async for event in studio.stream(brand=BRAND, product=PRODUCT, run_id="page"):
+            heard.append(event)
+        run = await studio.load("page")
+    assert set(ollama.by_task.values()) == {1}
+    assert THOUGHT not in json.dumps([run.state, run.result, heard], ensure_ascii=False)
+    assert THOUGHT not in run.page_path.read_text(encoding="utf-8")
 
 
 # models and machines that are not there

@@ -17,21 +17,17 @@ import httpx
 import pytest
 import respx
 
-from providers.base import LLMChunk, LLMProviderResponse, ProviderConfig, Usage
+from providers.base import LLMProviderResponse, ProviderConfig, Usage
 from providers.errors import (
-    AttemptTimeoutError,
     AuthenticationError,
     ConfigError,
-    EmptyAnswerError,
     ModelNotFoundError,
     OverloadedError,
-    PromptTooLongError,
     ProviderError,
     RefusedError,
     RejectedError,
     ServerError,
     TruncatedAnswerError,
-    UnreachableError,
 )
 from providers.llm.gemini import GeminiProvider
 from routing import artifacts
@@ -110,16 +106,6 @@ async def test_usage_is_counted_once(provider: GeminiProvider, google: GoogleSta
     usage = (await ask(provider)).usage
     assert (usage.prompt_tokens, usage.completion_tokens) == (google.prompt_tokens(google.chats[0]), 6)
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
-
-
-async def test_a_stream_comes_in_pieces(provider: GeminiProvider, google: GoogleStandIn) -> None:
-    google.answers.append("하나 둘 셋 넷 다섯 여섯 일곱")
-    stream = provider.stream("세어 봐", "editor", "rewrite", "chat", {"model": MODEL})
-    chunks: list[LLMChunk] = [chunk async for chunk in stream]
-    assert len(chunks) > 2
-    assert all(chunk.response is None for chunk in chunks[:-1])
-    assert chunks[-1].response is not None
-    assert "".join(chunk.text for chunk in chunks) == chunks[-1].response.output.content
 
 
 async def test_connections_are_kept_and_closed(provider: GeminiProvider, google: GoogleStandIn) -> None:
@@ -269,70 +255,30 @@ async def test_a_seed_fits_the_api(provider: GeminiProvider, google: GoogleStand
 
 # -- faults ------------------------------------------------------------------------------------------------------------
 
-FAULTS: list[tuple[str, type[ProviderError]]] = [
-    ("status_400", RejectedError),
-    ("status_401", AuthenticationError),
-    ("status_403", AuthenticationError),
-    ("status_404", ModelNotFoundError),
-    ("status_429", OverloadedError),
-    ("status_500", ServerError),
-    ("status_503", OverloadedError),
-    ("quota", RejectedError),
-    ("context_length", PromptTooLongError),
-    ("redirect", RejectedError),
-    ("malformed", ServerError),
-    ("cut", UnreachableError),
-    ("half_json", ServerError),
-    ("error_line", OverloadedError),
-    ("no_done", ServerError),
-    ("length", TruncatedAnswerError),
-    ("refusal", RefusedError),
-    ("refusal_prompt", RefusedError),
-    ("content_filter", RefusedError),
-    ("empty", EmptyAnswerError),
-]
 
-
-@pytest.mark.parametrize(("fault", "leaf"), FAULTS)
-async def test_every_fault_has_its_error(
+@pytest.mark.parametrize(
+    ("fault", "leaf", "status"),
+    [
+        ("status_401", AuthenticationError, 400),  # Google's status for a wrong key
+        ("quota", RejectedError, 429),
+        ("error_line", OverloadedError, None),  # the stream had begun with 200
+        ("refusal_prompt", RefusedError, None),
+    ],
+)
+async def test_what_google_says_in_its_own_way(
     provider: GeminiProvider,
     google: GoogleStandIn,
     caplog: pytest.LogCaptureFixture,
     fault: str,
     leaf: type[ProviderError],
+    status: int | None,
 ) -> None:
-    caplog.set_level(logging.DEBUG)
     google.fail(fault)
-    google.answers.append("반가워요, 무엇을 도와드릴까요?")
     with pytest.raises(ProviderError) as caught:
         await ask(provider)
-    error = caught.value
-    assert type(error) is leaf, error
-    assert error.provider == "gemini"
-    assert error.message
-    assert error.hint
+    assert (type(caught.value), caught.value.status) == (leaf, status)
     assert len(google.chats) == 1, "one attempt is one request"
-    assert KEY not in f"{error}{error.hint}{error!r}{error.details}{caplog.text}"
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
-    await ask(provider)  # and the connections are as good as before
-
-
-@pytest.mark.parametrize("fault", ["hang", "stall"])
-async def test_an_attempt_has_its_time(provider: GeminiProvider, google: GoogleStandIn, fault: str) -> None:
-    google.fail(fault)
-    google.answers.append("반가워요, 무엇을 도와드릴까요?")
-    with pytest.raises(AttemptTimeoutError) as caught:
-        await ask(provider, timeout_s=0.3)
-    assert "GOOGLE_TIMEOUT" in caught.value.hint
-    await until(lambda: google.active == 0)
-
-
-async def test_the_provider_s_own_limit(google: GoogleStandIn) -> None:
-    provider = make_provider(google.url, timeout=0.3)
-    google.fail("hang")
-    with pytest.raises(AttemptTimeoutError):
-        await ask(provider, timeout_s=60)
-    await provider.aclose()
 
 
 async def test_google_tells_how_long_to_wait(provider: GeminiProvider, google: GoogleStandIn) -> None:
@@ -363,29 +309,6 @@ async def test_an_unknown_model(provider: GeminiProvider) -> None:
     with pytest.raises(ModelNotFoundError) as caught:
         await ask(provider, model="test-unheard-of")
     assert "test-unheard-of" in caught.value.message
-
-
-async def test_a_wrong_key(google: GoogleStandIn) -> None:
-    provider = make_provider(google.url, key="AIza-somebody-else")
-    with pytest.raises(AuthenticationError) as caught:
-        await ask(provider)
-    await provider.aclose()
-    assert "GOOGLE_API_KEY" in caught.value.hint
-    assert "AIza-somebody-else" not in f"{caught.value!r}{caught.value.hint}{provider.config!r}"
-
-
-async def test_nobody_listens() -> None:
-    provider = make_provider(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(UnreachableError) as caught:
-        await ask(provider)
-    await provider.aclose()
-    assert "GOOGLE_BASE_URL" in caught.value.hint
-
-
-async def test_an_empty_prompt(provider: GeminiProvider, google: GoogleStandIn) -> None:
-    with pytest.raises(RejectedError):
-        await ask(provider, prompt=" \n")
-    assert google.requests == []
 
 
 # -- answers that the stand-in does not write --------------------------------------------------------------------------
@@ -468,15 +391,21 @@ async def test_a_prompt_blocked_for_a_reason_of_tomorrow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "leaf"), [(503, OverloadedError), (429, OverloadedError), (500, ServerError), (400, ServerError)]
+    ("code", "leaf", "told", "waits"),
+    [
+        (503, OverloadedError, 3, 3),
+        (429, OverloadedError, 90_000, 3600),
+        (500, ServerError, 3, 3),
+        (400, ServerError, 3, 3),
+    ],
 )
-async def test_an_error_inside_a_stream(code: int, leaf: type[ProviderError]) -> None:
-    wait = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "3s"}
+async def test_an_error_inside_a_stream(code: int, leaf: type[ProviderError], told: int, waits: int) -> None:
+    wait = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{told}s"}
     error = {"code": code, "message": "somewhere something broke", "status": "X", "details": [wait]}
     with pytest.raises(ProviderError, match="in the middle of an answer: somewhere something broke") as caught:
         await answered(event({"text": "반쯤"}), {"error": error})
     assert type(caught.value) is leaf
-    assert caught.value.retry_after == 3
+    assert caught.value.retry_after == waits
 
 
 @pytest.mark.parametrize(
@@ -515,26 +444,12 @@ async def test_our_own_limits_hold_for_every_request() -> None:
 # -- what is missing ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key", [None, ""])
-async def test_a_missing_key_is_named(google: GoogleStandIn, key: str | None) -> None:
-    provider = make_provider(google.url, key=key)
-    for call in (provider.prepare(), ask(provider), provider.diagnose([MODEL])):
-        with pytest.raises(ConfigError) as caught:
-            await call
-        assert "GOOGLE_API_KEY" in caught.value.message
-        assert "GOOGLE_API_KEY" in caught.value.hint
-    assert google.requests == []
-
-
-@pytest.mark.parametrize("package", ["langchain_google_genai", "google.genai"])
-async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
+async def test_the_package_beneath_is_needed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "providers.llm.gemini.chat", raising=False)
-    monkeypatch.setitem(sys.modules, package, None)
-    provider = make_provider(NOWHERE)
-    for call in (provider.prepare(), ask(provider)):
-        with pytest.raises(ConfigError) as caught:
-            await call
-        assert "pip install 'sparklio[gemini]'" in caught.value.hint
+    monkeypatch.setitem(sys.modules, "google.genai", None)
+    with pytest.raises(ConfigError) as caught:
+        await make_provider(NOWHERE).prepare()
+    assert caught.value.hint == "pip install 'sparklio[gemini]'"
 
 
 def test_it_costs_nothing_until_it_is_used() -> None:
@@ -546,21 +461,6 @@ def test_it_costs_nothing_until_it_is_used() -> None:
 
 
 # -- cancellation ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fault", ["hang", "stall"])
-async def test_a_cancelled_answer_closes_its_connection(
-    provider: GeminiProvider, google: GoogleStandIn, fault: str
-) -> None:
-    google.fail(fault)
-    google.answers.append("반가워요, 무엇을 도와드릴까요?")
-    task = asyncio.create_task(ask(provider))
-    await until(lambda: bool(google.chats))
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await until(lambda: google.active == 0 and google.open_connections == 0)
-    await ask(provider)
 
 
 async def test_an_abandoned_stream_closes_its_response(provider: GeminiProvider, google: GoogleStandIn) -> None:
@@ -604,12 +504,6 @@ async def test_nothing_of_the_environment_leaks_in(
 
 
 # -- health ------------------------------------------------------------------------------------------------------------
-
-
-async def test_health_asks_for_the_list_alone(provider: GeminiProvider, google: GoogleStandIn) -> None:
-    assert await provider.health_check()
-    assert google.requests == [("GET", "/v1beta/models")]
-    assert google.headers[0]["x-goog-api-key"] == KEY
 
 
 async def test_prepare_asks_for_nothing(provider: GeminiProvider, google: GoogleStandIn) -> None:

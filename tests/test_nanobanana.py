@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
-import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -14,26 +13,19 @@ import respx
 
 from providers.base import GeneratedImage, ImageProviderResponse, Photo, ProviderConfig, Usage
 from providers.errors import (
-    AttemptTimeoutError,
     AuthenticationError,
     ConfigError,
     EmptyAnswerError,
-    JobError,
-    ModelNotFoundError,
     OverloadedError,
-    PromptTooLongError,
     ProviderError,
     RefusedError,
     RejectedError,
-    ServerError,
-    UnreachableError,
 )
 from providers.llm.gemini import GeminiProvider
 from providers.media.nanobanana import NanoBananaProvider
 from tests.standins.google import KEY, RATIOS, GoogleStandIn
 from tests.standins.pictures import drawn, mean_colour, picture_format, picture_size
 from tests.standins.rented import IMAGES
-from tests.standins.server import free_port
 
 MODEL = "test-image"
 NOWHERE = "http://127.0.0.1:9"
@@ -158,32 +150,7 @@ async def test_the_nearest_ratio(
     assert image.meta["aspect_ratio"] == ratio
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"aspect_ratio": "wide"}, {"width": 3}, {"height": 10**6}, {"seed": -1}, {"seed": "x"}, {"photo": b"no photo"}],
-)
-async def test_unusable_options(provider: NanoBananaProvider, google: GoogleStandIn, options: dict[str, Any]) -> None:
-    for call in (draw(provider, **options), provider.check("hero", {"model": MODEL, **options})):
-        with pytest.raises(RejectedError) as caught:
-            await call
-        assert next(iter(options)) in caught.value.message
-        assert caught.value.hint
-    assert google.requests == []
-
-
 # -- the model and its own options -------------------------------------------------------------------------------------
-
-
-async def test_without_a_model(provider: NanoBananaProvider, google: GoogleStandIn) -> None:
-    for call in (provider.check("hero", {}), provider.generate("이어폰", "hero", {})):
-        with pytest.raises(ConfigError) as caught:
-            await call
-        assert "NANOBANANA_DEFAULT_MODEL" in caught.value.hint
-    assert google.requests == []
-
-
-async def test_a_check_makes_no_call_and_needs_no_key() -> None:
-    await make_provider(NOWHERE, key=None).check("hero", {"model": MODEL, "aspect_ratio": "16:9"})
 
 
 async def test_options_of_the_model_go_into_the_request(google: GoogleStandIn) -> None:
@@ -219,67 +186,31 @@ async def test_an_image_config_that_is_none() -> None:
 
 # -- faults ------------------------------------------------------------------------------------------------------------
 
-FAULTS: list[tuple[str, type[ProviderError]]] = [
-    ("status_400", RejectedError),
-    ("status_401", AuthenticationError),
-    ("status_403", AuthenticationError),
-    ("status_404", ModelNotFoundError),
-    ("status_429", OverloadedError),
-    ("status_500", ServerError),
-    ("status_503", OverloadedError),
-    ("quota", RejectedError),
-    ("context_length", PromptTooLongError),
-    ("redirect", RejectedError),
-    ("malformed", ServerError),
-    ("cut", UnreachableError),
-    ("half_json", ServerError),
-    ("refusal", RefusedError),
-    ("refusal_prompt", RefusedError),
-    ("image_refused", RefusedError),
-    ("image_prohibited", RefusedError),
-    ("no_image", EmptyAnswerError),
-    ("broken_image", JobError),
-]
 
-
-@pytest.mark.parametrize(("fault", "leaf"), FAULTS)
-async def test_every_fault_has_its_error(
+@pytest.mark.parametrize(
+    ("fault", "leaf", "status"),
+    [
+        ("status_401", AuthenticationError, 400),  # Google's status for a wrong key
+        ("status_403", AuthenticationError, 403),
+        ("quota", RejectedError, 429),
+        ("refusal", RefusedError, None),
+        ("refusal_prompt", RefusedError, None),
+    ],
+)
+async def test_what_google_says_in_its_own_way(
     provider: NanoBananaProvider,
     google: GoogleStandIn,
     caplog: pytest.LogCaptureFixture,
     fault: str,
     leaf: type[ProviderError],
+    status: int | None,
 ) -> None:
-    caplog.set_level(logging.DEBUG)
     google.fail(fault, task=IMAGES)
     with pytest.raises(ProviderError) as caught:
         await draw(provider)
-    error = caught.value
-    assert type(error) is leaf, error
-    assert error.provider == "nanobanana"
-    assert error.message
-    assert error.hint
+    assert (type(caught.value), caught.value.status) == (leaf, status)
     assert len(google.images) == 1, "one attempt is one request"
-    assert KEY not in f"{error}{error.hint}{error!r}{error.details}{caplog.text}"
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
-    await draw(provider)  # and the connections are as good as before
-
-
-@pytest.mark.parametrize("fault", ["hang", "stall"])
-async def test_an_attempt_has_its_time(provider: NanoBananaProvider, google: GoogleStandIn, fault: str) -> None:
-    google.fail(fault, task=IMAGES)
-    with pytest.raises(AttemptTimeoutError) as caught:
-        await draw(provider, timeout_s=0.3)
-    assert "NANOBANANA_TIMEOUT" in caught.value.hint
-    await until(lambda: google.active == 0)
-
-
-async def test_the_provider_s_own_limit(google: GoogleStandIn) -> None:
-    provider = make_provider(google.url, timeout=0.3)
-    google.fail("hang", task=IMAGES)
-    with pytest.raises(AttemptTimeoutError):
-        await draw(provider, timeout_s=60)
-    await provider.aclose()
 
 
 async def test_google_tells_how_long_to_wait(provider: NanoBananaProvider, google: GoogleStandIn) -> None:
@@ -298,28 +229,9 @@ async def test_words_instead_of_an_image_are_told(provider: NanoBananaProvider, 
     assert caught.value.usage.prompt_tokens > 0
 
 
-async def test_an_unknown_model(provider: NanoBananaProvider) -> None:
-    with pytest.raises(ModelNotFoundError, match="test-unheard-of"):
-        await draw(provider, model="test-unheard-of")
-
-
 async def test_a_model_s_name_that_cannot_be_sent(provider: NanoBananaProvider, google: GoogleStandIn) -> None:
     with pytest.raises(RejectedError):
         await draw(provider, model="../files?x")
-    assert google.requests == []
-
-
-async def test_nobody_listens() -> None:
-    provider = make_provider(f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(UnreachableError) as caught:
-        await draw(provider)
-    await provider.aclose()
-    assert "NANOBANANA_BASE_URL" in caught.value.hint
-
-
-async def test_an_empty_prompt(provider: NanoBananaProvider, google: GoogleStandIn) -> None:
-    with pytest.raises(RejectedError):
-        await draw(provider, " \n")
     assert google.requests == []
 
 
@@ -406,24 +318,6 @@ async def test_its_own_key_comes_first(google: GoogleStandIn) -> None:
     assert "AIza-somebody-else" not in f"{caught.value!r}{caught.value.hint}{provider.config!r}"
 
 
-async def test_a_missing_key_is_named(google: GoogleStandIn) -> None:
-    provider = make_provider(google.url, key=None)
-    for call in (provider.prepare(), draw(provider), provider.diagnose([{"model": MODEL}])):
-        with pytest.raises(ConfigError) as caught:
-            await call
-        assert "NANOBANANA_API_KEY" in caught.value.message
-    assert google.requests == []
-
-
-async def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "google.genai", None)
-    provider = make_provider(NOWHERE)
-    for call in (provider.prepare(), draw(provider)):
-        with pytest.raises(ConfigError) as caught:
-            await call
-        assert "pip install 'sparklio[nanobanana]'" in caught.value.hint
-
-
 async def test_nothing_of_the_environment_leaks_in(
     google: GoogleStandIn, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -456,20 +350,6 @@ def test_settings_are_declared_and_the_spare_key_is_the_chat_provider_s() -> Non
 
 
 # -- connections -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fault", ["hang", "stall"])
-async def test_a_cancelled_image_closes_its_connection(
-    provider: NanoBananaProvider, google: GoogleStandIn, fault: str
-) -> None:
-    google.fail(fault, task=IMAGES)
-    task = asyncio.create_task(draw(provider))
-    await until(lambda: bool(google.images))
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    await until(lambda: google.active == 0 and google.open_connections == 0)
-    await draw(provider)
 
 
 async def test_connections_are_kept_and_closed(provider: NanoBananaProvider, google: GoogleStandIn) -> None:

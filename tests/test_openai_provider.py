@@ -13,6 +13,7 @@ from providers.errors import RefusedError, RejectedError, TruncatedAnswerError
 from providers.llm._schema import strict_schema
 from providers.llm.openai import OpenAIProvider
 from tests.standins.openai import OpenAIStandIn
+from tests.standins.openai_images import error
 
 MODEL = "test-large"
 
@@ -54,6 +55,29 @@ async def test_an_answer_is_always_bounded(openai: OpenAIStandIn) -> None:
             await ask(provider)
     assert openai.chats[0]["max_completion_tokens"] > 0
     assert f"models.openai.{MODEL}.max_completion_tokens" in caught.value.hint
+
+
+async def test_a_server_that_knows_the_older_word_for_the_limit_hears_that_alone(openai: OpenAIStandIn) -> None:
+    async with provider_of(openai, max_tokens=900) as provider:
+        await ask(provider)
+        await ask(provider, max_tokens=70)
+    assert [(body.get("max_tokens"), "max_completion_tokens" in body) for body in openai.chats] == [
+        (900, False),
+        (70, False),
+    ]
+
+
+async def test_a_parameter_that_a_model_does_not_take_is_told_with_what_leaves_it_out(
+    openai: OpenAIStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "Unsupported value: 'temperature' does not support 0.7 with this model."
+    refusal = 400, error(words, param="temperature", code="unsupported_value")
+    monkeypatch.setattr(openai, "refusals", lambda _: refusal)
+    openai.fail("status_400")
+    async with provider_of(openai) as provider:
+        with pytest.raises(RejectedError, match="does not support") as caught:
+            await ask(provider, temperature=0.7)
+    assert "`temperature: null` under `models.openai.test-large`" in caught.value.hint
 
 
 async def test_json_without_a_schema_is_an_object(openai: OpenAIStandIn) -> None:

@@ -138,6 +138,19 @@ def test_what_pillow_does_not_read_goes_too() -> None:
     assert check_photo(png).content == png
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_what_lies_behind_the_picture_goes_too(kind: str) -> None:
+    content = picture(kind)
+    hidden = PLACE + (b"\xff\xd9" if kind == "JPEG" else b"")
+    chunk = b"xtra" + len(hidden).to_bytes(4, "little") + hidden + bytes(len(hidden) % 2)
+    within = b"RIFF" + (len(content) + len(chunk) - 8).to_bytes(4, "little") + content[8:] + chunk
+    for longer in (content + hidden, *([within] if kind == "WEBP" else [])):
+        photo = check_photo(longer)
+        assert PLACE not in photo.content
+        assert opened(photo).size == opened(Photo(content, "")).size
+    assert check_photo(content).content == content
+
+
 def test_colours_keep_their_profile() -> None:
     for kind in ("PNG", "JPEG", "WEBP"):
         content = picture(kind, icc_profile=b"a profile", exif=exif())

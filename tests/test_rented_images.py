@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from providers.media._rented import ImageOrder, ImageWish, Look, picture_of
+from providers.media._rented import ImageOrder, RentedWish
 from providers.media.sizes import nearest_size, parse_size
+from providers.pictures import Look, picture_of
 from tests.standins.pictures import drawn
 
 SIZES = [(1024, 1024), (1536, 1024), (1024, 1536)]
@@ -71,7 +72,7 @@ def test_a_malformed_size(size: str) -> None:
     [(None, "a cup"), ("", "a cup"), ("  ", "a cup"), ("text, people ", "a cup\n\nAvoid: text, people")],
 )
 def test_what_is_unwanted_is_said_in_words(unwanted: str | None, text: str) -> None:
-    order = ImageOrder("m", "a cup", ImageWish(negative_prompt=unwanted), {}, seed=1, seconds=1)
+    order = ImageOrder("m", "a cup", RentedWish(negative_prompt=unwanted), {}, seed=1, seconds=1)
     assert order.text == text
 
 

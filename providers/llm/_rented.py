@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence, Set
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Sequence, Set
+from typing import TYPE_CHECKING, ClassVar
 
 import httpx
 
@@ -21,7 +21,7 @@ from providers.rented import MISSHAPEN, Rented
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-__all__ = ["DEFAULT_MAX_TOKENS", "RentedChat", "RentedConnection", "wanted"]
+__all__ = ["DEFAULT_MAX_TOKENS", "RentedChat", "RentedConnection"]
 
 DEFAULT_MAX_TOKENS = 4096  # an answer always has a bound; a section of a page takes a tenth of it
 
@@ -113,10 +113,3 @@ class RentedChat(Rented, ChatProvider[ChatRequest]):
             hint="change what the product's text asks for, or route the task to another model",
             usage=answer.usage,
         )
-
-
-def wanted(own: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """``asked`` over the model's ``own`` options of the YAML; what is None in either is not sent."""
-    forbidden = {key for key, value in own.items() if value is None}
-    merged = {**own, **{key: value for key, value in asked.items() if value is not None}}
-    return {key: value for key, value in merged.items() if key not in forbidden}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import Field, StringConstraints
 
 from providers.base import (
     Finding,
@@ -22,45 +22,26 @@ from providers.base import (
     ImageProvider,
     ImageProviderResponse,
     Options,
-    Photo,
     ProviderConfig,
     Usage,
 )
 from providers.errors import ConfigError, EmptyAnswerError, JobError, ProviderError, RejectedError
 from providers.exchange import Exchange
 from providers.http import PerLoop
-from providers.media._pictures import Look, picture_of
-from providers.media.sizes import parse_aspect_ratio
+from providers.media._wish import ImageWish
+from providers.pictures import picture_of
 from providers.rented import Rented
 
-__all__ = ["Drawn", "ImageOrder", "ImageWish", "Look", "RentedImages", "picture_of"]
+__all__ = ["Drawn", "ImageOrder", "RentedImages", "RentedWish"]
 
 T = TypeVar("T")
 
-_PROBE_TIMEOUT_S = 5.0
 
-
-class ImageWish(BaseModel):
-    """The options that rented services know; others are not their business. Sizes in pixels."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
+class RentedWish(ImageWish):
+    """The options that rented services know."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
-    negative_prompt: str | None = Field(default=None, max_length=8000)
-    seed: int | None = Field(default=None, ge=0, lt=2**64)
-    width: int | None = Field(default=None, ge=16, le=16384)
-    height: int | None = Field(default=None, ge=16, le=16384)
-    aspect_ratio: str | None = None
-    photo: Photo | None = None
-    idempotency_key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]{1,300}$")] | None = None
     timeout_s: float | None = Field(default=None, gt=0)
-
-    @field_validator("aspect_ratio")
-    @classmethod
-    def _is_ratio(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_aspect_ratio(value)
-        return value
 
 
 @dataclass(frozen=True)
@@ -76,7 +57,7 @@ class ImageOrder:
 
     model: str
     prompt: str
-    wish: ImageWish
+    wish: RentedWish
     arguments: Mapping[str, Any]
     seed: int
     seconds: float
@@ -132,7 +113,7 @@ class RentedImages(Rented, ImageProvider):
         """
 
     @abstractmethod
-    def _arguments(self, model: str, wish: ImageWish, own: Mapping[str, Any]) -> dict[str, Any]:
+    def _arguments(self, model: str, wish: RentedWish, own: Mapping[str, Any]) -> dict[str, Any]:
         """The request's parameters beside model, text and photo; ``own`` are the model's options of the YAML.
 
         Raises:
@@ -174,7 +155,7 @@ class RentedImages(Rented, ImageProvider):
 
     def _order(self, prompt: str, options: Options) -> ImageOrder:
         """What the options come to; raises what is wrong with them, without a call and without a key."""
-        wish = self._wish(options)
+        wish = RentedWish.read(options, provider=self.config.name)
         if not prompt.strip():
             raise self.service.error(RejectedError, "the prompt of the image is empty", "say what it is to show")
         if wish.model is None:
@@ -192,14 +173,6 @@ class RentedImages(Rented, ImageProvider):
             seed=random.getrandbits(53) if wish.seed is None else wish.seed,
             seconds=limit if wish.timeout_s is None else min(limit, wish.timeout_s),
         )
-
-    def _wish(self, options: Options) -> ImageWish:
-        try:
-            return ImageWish.model_validate(dict(options))
-        except ValidationError as exc:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors()[:3])
-            hint = "mend them in the request or in media_routing of provider_config.yaml"
-            raise self.service.error(RejectedError, f"the image options cannot be used: {problems}", hint) from exc
 
     def _connect(self) -> _Connection:
         http = self._http()
@@ -243,5 +216,6 @@ class RentedImages(Rented, ImageProvider):
             provider=self.config.name,
             hint=f"try again; does {own} of provider_config.yaml ask for another format than PNG, JPEG or WebP?",
             usage=drawn.usage,
+            images=len(drawn.contents),
             details={"reason": "not_an_image"},
         )

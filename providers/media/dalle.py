@@ -19,11 +19,11 @@ from typing import Any
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from providers.base import Photo, Usage
-from providers.errors import ConfigError, JobError, ProviderError
+from providers.base import IMAGE_SUFFIXES, Photo, Usage
+from providers.errors import ConfigError, JobError
 from providers.http import client_options, is_http_url
 from providers.llm.openai import OpenAIProvider
-from providers.media._rented import Drawn, ImageOrder, ImageWish, RentedImages
+from providers.media._rented import Drawn, ImageOrder, RentedImages, RentedWish
 from providers.media.sizes import nearest_size, parse_size
 from providers.openai_api import HOME, OpenAIApi
 from providers.rented import rented_settings
@@ -34,7 +34,6 @@ _SPARE_KEY = "OPENAI_API_KEY"
 # platform.openai.com/docs/api-reference/images/create, "size": what every model of the API draws, 2026-11
 _SIZES = ("1024x1024", "1536x1024", "1024x1536")
 _MAX_IMAGE_BYTES = 64 * 1024 * 1024
-_SUFFIXES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
 class _Picture(BaseModel):
@@ -48,6 +47,10 @@ class _Answer(BaseModel):
 
     data: list[_Picture] | None = None
     usage: Any = None
+
+
+class _NotFetchedError(Exception):
+    """Why a file could not be had; for the provider to tell."""
 
 
 class DalleProvider(OpenAIApi, RentedImages):
@@ -77,7 +80,7 @@ class DalleProvider(OpenAIApi, RentedImages):
         client._custom_headers = {}  # noqa: SLF001  there is no public way
         return client
 
-    def _arguments(self, model: str, wish: ImageWish, own: Mapping[str, Any]) -> dict[str, Any]:
+    def _arguments(self, model: str, wish: RentedWish, own: Mapping[str, Any]) -> dict[str, Any]:
         """The body beside model, prompt and image."""
         more = own.get("edit") or {}
         if not isinstance(more, Mapping):
@@ -86,7 +89,7 @@ class DalleProvider(OpenAIApi, RentedImages):
         ours = {"model", "prompt", "image", "sizes", "edit"}
         return {name: value for name, value in body.items() if value is not None and name not in ours}
 
-    def _size(self, model: str, wish: ImageWish, own: Mapping[str, Any]) -> dict[str, str]:
+    def _size(self, model: str, wish: RentedWish, own: Mapping[str, Any]) -> dict[str, str]:
         sizes = own.get("sizes", _SIZES)
         if sizes is None:
             return {}
@@ -116,8 +119,19 @@ class DalleProvider(OpenAIApi, RentedImages):
         raw = await (images.edit(image=_file(photo), **call) if photo else images.generate(**call))
         answer = _read(raw.content)
         pictures = [picture for picture in answer.data or () if picture.b64_json or picture.url]
-        contents = [await self._content(picture) for picture in pictures]
-        return Drawn(contents, _facts(order, pictures), _usage(answer.usage))
+        usage = _usage(answer.usage)
+        try:
+            contents = [await self._content(picture) for picture in pictures]
+        except _NotFetchedError as exc:
+            raise JobError(
+                f"{self.title} made the image and told where it lies, but {exc}",
+                provider=self.config.name,
+                hint="ask for the bytes with `response_format: b64_json` under the model in provider_config.yaml",
+                usage=usage,
+                images=len(pictures),
+                details={"reason": "not_fetched"},
+            ) from exc
+        return Drawn(contents, _facts(order, pictures), usage)
 
     async def _content(self, picture: _Picture) -> bytes:
         if picture.b64_json:
@@ -127,29 +141,21 @@ class DalleProvider(OpenAIApi, RentedImages):
     async def _fetched(self, url: str) -> bytes:
         """A file at a host that the service named: it gets no key, by a client that has none."""
         if not is_http_url(url) or httpx.URL(url).scheme not in ("https", httpx.URL(self.service.base_url).scheme):
-            raise self._not_fetched("its address is no https URL")
+            raise _NotFetchedError("its address is no https URL")
         options = client_options(url, read_timeout_s=self.service.timeout_s, local=False)
         content = bytearray()
         async with httpx.AsyncClient(**options) as http, http.stream("GET", url) as response:
             if not response.is_success:
-                raise self._not_fetched(f"its host answered with status {response.status_code}")
+                raise _NotFetchedError(f"its host answered with status {response.status_code}")
             async for piece in response.aiter_bytes():
                 content += piece
                 if len(content) > _MAX_IMAGE_BYTES:
-                    raise self._not_fetched(f"it is larger than {_MAX_IMAGE_BYTES // 2**20} MB")
+                    raise _NotFetchedError(f"it is larger than {_MAX_IMAGE_BYTES // 2**20} MB")
         return bytes(content)
-
-    def _not_fetched(self, why: str) -> ProviderError:
-        return JobError(
-            f"{self.title} made the image and told where it lies, but {why}",
-            provider=self.config.name,
-            hint="ask for the bytes with `response_format: b64_json` under the model in provider_config.yaml",
-            details={"reason": "not_fetched"},
-        )
 
 
 def _file(photo: Photo) -> tuple[str, bytes, str]:
-    return f"photo.{_SUFFIXES.get(photo.media_type, 'png')}", photo.content, photo.media_type
+    return f"photo{IMAGE_SUFFIXES.get(photo.media_type, '.png')}", photo.content, photo.media_type
 
 
 def _read(body: bytes) -> _Answer:

@@ -19,11 +19,10 @@ from providers.base import Usage
 from providers.errors import ConfigError, EmptyAnswerError, ProviderError, RefusedError
 from providers.google_api import HOME, GoogleApi, build_client, call_options, int32
 from providers.google_errors import DECLINED
-from providers.llm._rented import wanted
 from providers.llm.gemini import GeminiProvider
-from providers.media._rented import Drawn, ImageOrder, ImageWish, RentedImages
+from providers.media._rented import Drawn, ImageOrder, RentedImages, RentedWish
 from providers.media.sizes import nearest_size
-from providers.rented import rented_settings
+from providers.rented import rented_settings, wanted
 
 __all__ = ["NanoBananaProvider"]
 
@@ -50,7 +49,7 @@ class NanoBananaProvider(GoogleApi, RentedImages):
     def _client(self, http: httpx.AsyncClient) -> Any:
         return build_client(self.service, http)
 
-    def _arguments(self, model: str, wish: ImageWish, own: Mapping[str, Any]) -> dict[str, Any]:
+    def _arguments(self, model: str, wish: RentedWish, own: Mapping[str, Any]) -> dict[str, Any]:
         """Parameters of the request but for the seed; what is None is not sent."""
         form = own.get("imageConfig", {})
         if isinstance(form, Mapping):
@@ -88,7 +87,7 @@ class NanoBananaProvider(GoogleApi, RentedImages):
         )
 
 
-def _ratio(wish: ImageWish) -> str | None:
+def _ratio(wish: RentedWish) -> str | None:
     """The nearest of the API's ratios; None leaves it to the model, which follows a photo."""
     if (wish.width, wish.height, wish.aspect_ratio) == (None, None, None):
         return None

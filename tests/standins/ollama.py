@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import chain, islice, repeat
 from typing import Any
 
 from aiohttp import web
@@ -30,11 +31,28 @@ from aiohttp import web
 from tests.standins.answers import answer_to, estimated_tokens, text_of
 from tests.standins.chat import BREAKS_HALFWAY, REWRITES, Body, ChatStandIn, fabricate, payload_of, split, wait
 
-__all__ = ["Fault", "OllamaStandIn", "default_answer", "estimated_prompt_tokens", "fabricate", "payload_of"]
+__all__ = [
+    "CONTEXT_ERRORS",
+    "THOUGHT",
+    "Fault",
+    "OllamaStandIn",
+    "default_answer",
+    "estimated_prompt_tokens",
+    "fabricate",
+    "payload_of",
+]
 
 DEFAULT_MODELS = ("qwen2.5:7b", "qwen2.5:14b", "llama3.2:latest", "mistral-small:latest")
 MODEL_BYTES = 4_700_000_000
 LOAD_NS = 250_000_000
+THOUGHT = "잠시 생각해 보자."
+RUNNER_ERROR = "an error was encountered while running the model: CUDA error: out of memory"
+CONTEXT_ERRORS = (
+    "the input length exceeds the context length",
+    "the prompt is longer than the context length currently available to the model; shorten the prompt",
+    '{"error":{"code":400,"message":"request (26528 tokens) exceeds the available context size (16384 tokens)"}}',
+)
+"""Of a prompt that is too long, as older versions say it, 0.30, and the llama-server inside of 0.30."""
 
 
 class Fault(StrEnum):
@@ -42,20 +60,29 @@ class Fault(StrEnum):
 
     NONE = "none"  # nothing; a place in the queue
     STATUS_400 = "status_400"
+    STATUS_401 = "status_401"
+    STATUS_403 = "status_403"
     STATUS_404 = "status_404"
     STATUS_429 = "status_429"  # with Retry-After, see `retry_after`
     STATUS_500 = "status_500"
     STATUS_503 = "status_503"  # with Retry-After
+    CONTEXT_LENGTH = "context_length"  # a 400 with the words of `context_error`
     REDIRECT = "redirect"
     HANG = "hang"  # never a byte
     STALL = "stall"  # half the answer, then never another byte
     CUT = "cut"  # half the answer, then the connection breaks
     HALF_JSON = "half_json"  # half the answer, then half a line and a clean end
     ERROR_LINE = "error_line"  # half the answer, then {"error": ...}
+    ERROR_LINE_CUT = "error_line_cut"  # the same, and then the connection breaks
     NO_DONE = "no_done"  # the whole answer, without the last line
     LENGTH = "length"  # half the answer, done_reason "length"
+    LENGTH_EMPTY = "length_empty"  # no text, done_reason "length"
+    BLANKS = "blanks"  # white space without an end; only the request's num_predict stops it
+    REPETITION = "repetition"  # half the answer, then its last piece again and again, as above
     LOAD = "load"  # only a last line, done_reason "load"
     EMPTY = "empty"  # no text, done_reason "stop"
+    THINKS = "thinks"  # message.thinking before the answer, whatever `think` asks for
+    THINKS_ONLY = "thinks_only"  # message.thinking and no text, done_reason "stop"
     PROSE_AROUND = "prose_around"
     FENCED = "fenced"
     THINK_TAGS = "think_tags"
@@ -64,12 +91,18 @@ class Fault(StrEnum):
 
 _STATUSES = {
     Fault.STATUS_400: (400, "model is required"),
+    Fault.STATUS_401: (401, "unauthorized"),
+    Fault.STATUS_403: (403, "this model needs a subscription"),
     Fault.STATUS_404: (404, "model '{model}' not found"),
     Fault.STATUS_429: (429, "too many requests"),
     Fault.STATUS_500: (500, "llama runner process has terminated: exit status 2"),
     Fault.STATUS_503: (503, "server busy, please try again.  maximum pending requests exceeded"),
 }
-_REWRITES: Mapping[str, Callable[[str], str]] = {**REWRITES, Fault.LOAD: lambda _: ""}
+_WORDLESS = (Fault.LOAD, Fault.LENGTH_EMPTY, Fault.THINKS_ONLY)
+_REWRITES: Mapping[str, Callable[[str], str]] = {**REWRITES, **dict.fromkeys(_WORDLESS, lambda _: "")}
+_LOOPS = (Fault.BLANKS, Fault.REPETITION)
+_HALVES = BREAKS_HALFWAY | {Fault.ERROR_LINE_CUT, Fault.REPETITION}
+_CUTS = (Fault.CUT, Fault.ERROR_LINE_CUT)
 
 
 class OllamaStandIn(ChatStandIn):
@@ -80,6 +113,7 @@ class OllamaStandIn(ChatStandIn):
         prompt_eval_count: the count for a request's body; None leaves it out, as Ollama does for a cached prompt.
         vram_share: ``size_vram / size`` in /api/ps.
         version: what /api/version tells.
+        context_error: the words of the fault ``context_length``, one of CONTEXT_ERRORS.
         generates: bodies of all calls to /api/generate.
         loads: (model, num_ctx) of each load; a changed num_ctx loads again.
     """
@@ -92,6 +126,7 @@ class OllamaStandIn(ChatStandIn):
         self.prompt_eval_count: Callable[[Body], int | None] = estimated_prompt_tokens
         self.vram_share = 1.0
         self.version = "0.30.0"
+        self.context_error = CONTEXT_ERRORS[0]
         self.generates: list[Body] = []
         self.loads: list[tuple[str, int]] = []
         self._loaded: dict[str, int] = {}
@@ -157,6 +192,8 @@ class OllamaStandIn(ChatStandIn):
             await wait(request, float("inf"))
         if fault is Fault.REDIRECT:
             return web.Response(status=307, headers={"Location": "/elsewhere"})
+        if fault is Fault.CONTEXT_LENGTH:
+            return _error(400, self.context_error)
         if fault in _STATUSES:
             status, words = _STATUSES[fault]
             return _error(status, words.format(model=body["model"]), self.retry_after)
@@ -181,7 +218,7 @@ class OllamaStandIn(ChatStandIn):
                 await response.write(line)
             if call.fault is Fault.STALL:
                 await wait(request, float("inf"))
-            if call.fault is Fault.CUT and request.transport is not None:
+            if call.fault in _CUTS and request.transport is not None:
                 request.transport.abort()
         return response
 
@@ -216,8 +253,10 @@ class _Call:
         self.calls: list[Body] = [] if self._is_load else _tool_calls(body)
         self.text = "" if self._is_load or self.calls else self._written()
         self.pieces = split(self.text, standin.chunk_chars)
-        if fault in BREAKS_HALFWAY:
+        if fault in _HALVES:
             self.pieces = self.pieces[: max(1, len(self.pieces) // 2)]
+        if fault in _LOOPS:
+            self.pieces = self._without_end()
 
     @property
     def _is_load(self) -> bool:
@@ -228,10 +267,17 @@ class _Call:
         text = self._standin.next_answer(self.body)
         return _REWRITES[self.fault](text) if self.fault in _REWRITES else text
 
+    def _without_end(self) -> list[str]:
+        """As many pieces as the request allows; ten contexts of them where it sets no bound, as Ollama does."""
+        options = self.body.get("options") or {}
+        bound = options.get("num_predict", 10 * options.get("num_ctx", 4096))
+        endless = repeat("\n  ") if self.fault is Fault.BLANKS else chain(self.pieces, repeat(self.pieces[-1]))
+        return list(islice(endless, bound))
+
     def lines(self) -> Iterator[bytes]:
         """The stream, its fault included where that is a matter of lines."""
-        if self.body.get("think"):
-            yield _ndjson(self._line("", {"thinking": "잠시 생각해 보자."}) | self._head(done=False))
+        if self.body.get("think") or self.fault in (Fault.THINKS, Fault.THINKS_ONLY):
+            yield _ndjson(self._line("", {"thinking": THOUGHT}) | self._head(done=False))
         if self.calls:
             yield _ndjson(self._line("", {"tool_calls": self.calls}) | self._head(done=False))
         if self.fault is not Fault.LOAD:
@@ -239,8 +285,8 @@ class _Call:
                 yield _ndjson(self._line(piece, {}) | self._head(done=False))
         if self.fault is Fault.HALF_JSON:
             yield _ndjson(self._line("끊긴 줄", {}) | self._head(done=False))[:40]
-        elif self.fault is Fault.ERROR_LINE:
-            yield _ndjson({"error": "an error was encountered while running the model: CUDA error: out of memory"})
+        elif self.fault in (Fault.ERROR_LINE, Fault.ERROR_LINE_CUT):
+            yield _ndjson({"error": RUNNER_ERROR})
         elif self.fault not in (Fault.STALL, Fault.CUT, Fault.NO_DONE):
             yield _ndjson(self._line("", {}) | self.end())
 
@@ -267,7 +313,7 @@ class _Call:
         return {"model": self.body["model"], "created_at": _now(), "done": done}
 
     def _done_reason(self) -> str:
-        if self.fault is Fault.LENGTH:
+        if self.fault in (Fault.LENGTH, Fault.LENGTH_EMPTY, *_LOOPS):
             return "length"
         if self.fault is Fault.LOAD:
             return "load"
@@ -279,13 +325,13 @@ class _Call:
 async def _whole(request: web.Request, call: _Call) -> web.StreamResponse:
     """``stream: false``: faults of the stream become the nearest thing that one JSON object allows."""
     if call.fault is Fault.ERROR_LINE:
-        return _error(500, "an error was encountered while running the model: CUDA error: out of memory")
+        return _error(500, RUNNER_ERROR)
     if call.fault is Fault.STALL:
         await wait(request, float("inf"))
     data = json.dumps(call.whole() | ({"done": False} if call.fault is Fault.NO_DONE else {})).encode()
     if call.fault is Fault.HALF_JSON:
         data = data[: len(data) // 2]
-    if call.fault is Fault.CUT and request.transport is not None:
+    if call.fault in _CUTS and request.transport is not None:
         request.transport.abort()
     return web.Response(body=data, content_type="application/json")
 

@@ -27,9 +27,9 @@ from providers.errors import (
 )
 from providers.http import retry_after
 from providers.llm._chat import ChatAnswer, ChatRequest
-from providers.llm._rented import DEFAULT_MAX_TOKENS, RentedChat, wanted
+from providers.llm._rented import DEFAULT_MAX_TOKENS, RentedChat
 from providers.llm._schema import strict_schema
-from providers.rented import rented_settings
+from providers.rented import rented_settings, wanted
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

@@ -17,9 +17,9 @@ from providers.errors import ServerError
 from providers.google_api import HOME, GoogleApi, build_client, call_options, int32
 from providers.google_errors import DECLINED
 from providers.llm._chat import ChatAnswer, ChatRequest
-from providers.llm._rented import DEFAULT_MAX_TOKENS, RentedChat, wanted
-from providers.llm._schema import strict_schema
-from providers.rented import rented_settings
+from providers.llm._rented import DEFAULT_MAX_TOKENS, RentedChat
+from providers.llm._schema import inside, pruned, strict_schema
+from providers.rented import rented_settings, wanted
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -97,19 +97,13 @@ def _declaration(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json_format(schema: Mapping[str, Any] | None) -> dict[str, Any]:
-    form = None if schema is None else _known(strict_schema(schema, _KEYWORDS) or schema)
-    return {"responseMimeType": "application/json", "responseJsonSchema": form}
+    if schema is None:
+        return {"responseMimeType": "application/json"}
+    form = strict_schema(schema, _KEYWORDS) or pruned(schema, _KEYWORDS | {"required", "additionalProperties"})
+    return {"responseMimeType": "application/json", "responseJsonSchema": _bare_references(form)}
 
 
-def _known(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """``schema`` with the keywords alone that Gemini knows; beside a ``$ref`` it takes no others."""
-    keywords = frozenset({"$ref"}) if "$ref" in schema else _KEYWORDS | {"required", "additionalProperties"}
-    kept = {key: value for key, value in schema.items() if key in keywords}
-    for group in ("properties", "$defs"):
-        if group in schema:
-            kept[group] = {name: _known(part) for name, part in schema[group].items()}
-    if "items" in schema:
-        kept["items"] = _known(schema["items"])
-    if "anyOf" in schema:
-        kept["anyOf"] = [_known(part) for part in schema["anyOf"]]
-    return kept
+def _bare_references(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Beside a ``$ref`` Gemini takes nothing else."""
+    kept = {key: value for key, value in schema.items() if key in ("$ref", "$defs")} if "$ref" in schema else schema
+    return inside(kept, _bare_references)

@@ -7,6 +7,7 @@ here. ``langchain_ollama`` takes most of a second to import, so the first answer
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -28,7 +29,7 @@ from providers.errors import (
     UnreachableError,
 )
 from providers.exchange import Exchange
-from providers.http import retry_after, said, without_credentials
+from providers.http import error_type, retry_after, said, without_credentials
 from providers.llm._chat import ChatAnswer, ChatProvider
 from providers.llm.ollama.exchange import (
     OllamaConnection,
@@ -52,6 +53,7 @@ _BOUNDS: Mapping[str, int] = {"num_ctx": DEFAULT_NUM_CTX, "num_predict": DEFAULT
 _NEARLY_FULL = 0.75
 _FRESH_LOAD_MS = 500  # a model that is in memory already "loads" in tens of milliseconds
 _PROBE_TIMEOUT_S = 5.0
+_TOO_SMALL = re.compile(r"context (length|size)")
 
 
 class OllamaProvider(ChatProvider[OllamaRequest]):
@@ -263,38 +265,30 @@ class OllamaProvider(ChatProvider[OllamaRequest]):
                 hint=f"ollama pull {model}   (on the machine of {self._url_shown})",
                 status=status,
             )
-        if status in (401, 403):
-            return self._error(
-                AuthenticationError,
-                f"Ollama wants a key or refuses this one (status {status}): {text}",
-                hint=f"set OLLAMA_API_KEY to a key of {self._url_shown}",
-                status=status,
-            )
-        if status in (429, 503):
-            return self._error(
-                OverloadedError,
-                f"Ollama is overloaded: {text}",
-                hint="try again later, or raise OLLAMA_NUM_PARALLEL or OLLAMA_MAX_QUEUE of the server",
-                status=status,
-                retry_after=retry_after(response.headers),
-            )
-        if status == 400 and model is not None and "context length" in text:
+        if status == 400 and model is not None and _TOO_SMALL.search(text):
             return self._error(
                 PromptTooLongError,
                 f"the prompt does not fit the context of {model}: {text}",
                 hint=f"raise {self._key(model, 'num_ctx')}, or shorten the material",
                 status=status,
             )
-        if status >= 500:
-            return self._error(
-                ServerError, f"Ollama failed: {text}", hint="the server's log tells more; try again", status=status
-            )
+        leaf = error_type(status)
         return self._error(
-            RejectedError,
-            f"Ollama refused the request with status {status}: {text}",
-            hint=f"is {self._url_shown} (OLLAMA_BASE_URL) the address of Ollama itself, and can the model do this?",
+            leaf,
+            f"Ollama answered with status {status}: {text}",
+            hint=self._hint(leaf),
             status=status,
+            retry_after=retry_after(response.headers),
         )
+
+    def _hint(self, leaf: type[ProviderError]) -> str:
+        if leaf is AuthenticationError:
+            return f"set OLLAMA_API_KEY to a key of {self._url_shown}"
+        if leaf is OverloadedError:
+            return "try again later, or raise OLLAMA_NUM_PARALLEL or OLLAMA_MAX_QUEUE of the server"
+        if leaf is ServerError:
+            return "the server's log tells more; try again"
+        return f"is {self._url_shown} (OLLAMA_BASE_URL) the address of Ollama itself, and can the model do this?"
 
     def _timed_out(self, exchange: Exchange) -> ProviderError:
         doing = "answering" if exchange.response is not None else "loading the model or waiting in its queue"

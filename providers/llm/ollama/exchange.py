@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -131,9 +132,9 @@ def meta_of(end: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def error_text(response: httpx.Response) -> str:
-    """Ollama's ``{"error": text}``, or the start of what something else answered."""
-    try:
-        text = str(response.json()["error"])
-    except (ValueError, TypeError, LookupError):
-        text = response.text.strip()
+    """Ollama's ``{"error": text}`` (its runner's own may be in it), or the start of what something else answered."""
+    text = response.text.strip()
+    with suppress(ValueError, TypeError, LookupError):
+        text = str(json.loads(text)["error"])
+        text = str(json.loads(text)["error"]["message"])
     return text[:_MAX_ERROR_CHARS] or response.reason_phrase

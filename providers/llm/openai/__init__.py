@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from providers.base import Options
-from providers.llm._rented import DEFAULT_MAX_TOKENS, RentedChat, wanted
+from providers.llm._rented import DEFAULT_MAX_TOKENS, RentedChat
 from providers.llm._schema import strict_schema
 from providers.openai_api import HOME, OpenAIApi
-from providers.rented import rented_settings
+from providers.rented import rented_settings, wanted
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -53,10 +53,12 @@ class OpenAIProvider(OpenAIApi, RentedChat):
         return _NO_KEY if keyless else self.service.key()
 
     def _arguments(self, mode: str, options: Options) -> dict[str, Any]:
+        own = self.config.models.get(options["model"], {})
+        limit = "max_tokens" if "max_tokens" in own else self.limit_key  # some servers know the older word alone
         body = wanted(
-            {"max_completion_tokens": DEFAULT_MAX_TOKENS, **self.config.models.get(options["model"], {})},
+            {limit: DEFAULT_MAX_TOKENS, **own},
             {
-                "max_completion_tokens": options.get("max_tokens"),
+                limit: options.get("max_tokens"),
                 "temperature": options.get("temperature"),
                 "seed": options.get("seed"),
                 "tools": options.get("tools") if mode == "tools" else None,

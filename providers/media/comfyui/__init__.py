@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
 from providers.base import (
     Finding,
@@ -30,39 +30,32 @@ from providers.base import (
     ProviderConfig,
     Setting,
 )
-from providers.errors import EmptyAnswerError, JobError, RejectedError, WorkflowError
-from providers.media._pictures import picture_of
+from providers.errors import EmptyAnswerError, WorkflowError
+from providers.media._wish import ImageWish
 from providers.media.comfyui.client import ComfyUIClient
 from providers.media.comfyui.diagnosis import Diagnosis
-from providers.media.comfyui.errors import LostJobError, MissingImageError, UnansweredError
+from providers.media.comfyui.errors import LostJobError, MissingImageError, UnansweredError, UnusableImageError
 from providers.media.comfyui.photos import check_photo, upload_photo
 from providers.media.comfyui.shapes import Download, HistoryEntry
 from providers.media.comfyui.watch import Patience, Step
 from providers.media.comfyui.workflow import Graph, Workflow, WorkflowFolder, packaged_workflows
 from providers.media.sizes import choose_size
+from providers.pictures import Look, picture_of
 
 __all__ = ["ComfyUIProvider"]
 
 logger = logging.getLogger(__name__)
 
+_Picture = tuple[Download, Look]
 _NAMESPACE = uuid.UUID("2f6f1b0e-7d0b-5a53-9a35-3c1d7a1f5f0c")
 
 
-class _Wish(BaseModel):
-    """The options that this provider knows; others are not its business. Sizes in pixels."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
+class _Wish(ImageWish):
+    """The options that this provider knows."""
 
     workflow: str | None = None
-    negative_prompt: str | None = Field(default=None, max_length=8000)
-    seed: int | None = Field(default=None, ge=0, lt=2**64)
-    width: int | None = Field(default=None, ge=16, le=16384)
-    height: int | None = Field(default=None, ge=16, le=16384)
-    aspect_ratio: str | None = None
     steps: int | None = Field(default=None, ge=1, le=200)
     checkpoint: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
-    photo: Photo | None = None
-    idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=300)] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +75,7 @@ class _Found:
     number: int = 1
     under_way: bool = False
     entry: HistoryEntry | None = None
-    images: Sequence[Download] = ()
+    images: Sequence[_Picture] = ()
 
 
 class ComfyUIProvider(ImageProvider):
@@ -144,8 +137,8 @@ class ComfyUIProvider(ImageProvider):
                     else:
                         entry = item
         if entry is not None:
-            images = images or await self._client.get_images(entry)
-            yield ImageChunk(response=await self._response(plan.workflow, entry, images, plan.values["seed"]))
+            images = images or await self._pictures(entry)
+            yield ImageChunk(response=self._response(plan.workflow, entry, images, plan.values["seed"]))
 
     async def check(self, kind: str, options: Options) -> None:
         """As the base says. Whether ComfyUI has the checkpoint, only ComfyUI knows."""
@@ -167,21 +160,10 @@ class ComfyUIProvider(ImageProvider):
 
     def _plan(self, options: Options) -> _Plan:
         """What the options come to; raises what is wrong with them, without a call."""
-        wish = self._read(options)
+        wish = _Wish.read(options, provider=self.config.name)
         workflow = self._workflow(wish)
         check_photo(wish.photo, workflow, self._workflows)
         return _Plan(workflow, self._slot_values(wish, workflow), wish.photo, wish.idempotency_key)
-
-    def _read(self, options: Options) -> _Wish:
-        try:
-            return _Wish.model_validate(dict(options))
-        except ValidationError as exc:
-            problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors()[:3])
-            raise RejectedError(
-                f"the image options cannot be used: {problems}",
-                provider=self.config.name,
-                hint="mend them in the request or in media_routing of provider_config.yaml",
-            ) from exc
 
     def _workflow(self, wish: _Wish) -> Workflow:
         if wish.workflow is None:
@@ -195,10 +177,7 @@ class ComfyUIProvider(ImageProvider):
 
     def _slot_values(self, wish: _Wish, workflow: Workflow) -> dict[str, Any]:
         """Values by slot word; a slot without a value keeps what the workflow says."""
-        try:
-            width, height = _size(wish, workflow)
-        except ValueError as exc:
-            raise RejectedError(str(exc), provider=self.config.name, hint="write it like 16:9") from exc
+        width, height = _size(wish, workflow)
         values = {
             "negative": wish.negative_prompt or None,
             # 53 bits: ComfyUI's own page is JavaScript and would round a longer one.
@@ -211,7 +190,7 @@ class ComfyUIProvider(ImageProvider):
         return {slot: value for slot, value in values.items() if value is not None}
 
     async def _look_up(self, key: str) -> _Found:
-        """Find the key's job: under way, or finished with its images still there; else the number of the next try.
+        """Find the key's job: under way, or finished with whole images still there; else the number of the next try.
 
         A try that got lost leaves a gap in the numbers, so it takes two unknown ones in a row to be sure of the end.
         """
@@ -223,8 +202,8 @@ class ComfyUIProvider(ImageProvider):
                 return _Found(number, under_way=True)
             entry = await self._client.history(prompt_id)
             if entry is not None and entry.succeeded and entry.files:
-                with suppress(MissingImageError):
-                    return _Found(number, entry=entry, images=await self._client.get_images(entry))
+                with suppress(MissingImageError, UnusableImageError):
+                    return _Found(number, entry=entry, images=await self._pictures(entry))
             unknown = 0 if entry is not None else unknown + 1
             number += 1
         return _Found(number - 2)
@@ -273,10 +252,24 @@ class ComfyUIProvider(ImageProvider):
         await asyncio.sleep(self._patience.poll_s)  # the server may still be checking the graph
         return await self._client.knows(prompt_id)
 
-    async def _response(
-        self, workflow: Workflow, entry: HistoryEntry, downloads: Sequence[Download], seed: int
+    async def _pictures(self, entry: HistoryEntry) -> list[_Picture]:
+        return [(download, await self._look(download)) for download in await self._client.get_images(entry)]
+
+    async def _look(self, download: Download) -> Look:
+        try:
+            return await asyncio.to_thread(picture_of, download.content)
+        except ValueError as exc:
+            raise UnusableImageError(
+                f"ComfyUI's file {download.file.filename!r} is not a PNG, JPEG or WebP image, or not a whole one",
+                provider=self.config.name,
+                hint="end the workflow in a SaveImage node, and look whether ComfyUI's disk is full",
+                details={"reason": "not_an_image"},
+            ) from exc
+
+    def _response(
+        self, workflow: Workflow, entry: HistoryEntry, pictures: Sequence[_Picture], seed: int
     ) -> ImageProviderResponse:
-        if not downloads:
+        if not pictures:
             raise WorkflowError(
                 f"workflow {workflow.name!r} made no image",
                 provider=self.config.name,
@@ -296,28 +289,20 @@ class ComfyUIProvider(ImageProvider):
             **{name: text for name, text in words.items() if text is not None},
         }
         seed = ran if isinstance(ran, int) else seed
-        images = [await self._image(download, seed, meta) for download in downloads]
-        return ImageProviderResponse(provider=self.config.name, images=tuple(images), meta=meta)
+        images = tuple(_image(picture, seed, meta) for picture in pictures)
+        return ImageProviderResponse(provider=self.config.name, images=images, meta=meta)
 
-    async def _image(self, download: Download, seed: int, meta: Mapping[str, Any]) -> GeneratedImage:
-        name = download.file.filename
-        try:
-            look = await asyncio.to_thread(picture_of, download.content)
-        except ValueError as exc:
-            raise JobError(
-                f"ComfyUI's file {name!r} is not a PNG, JPEG or WebP image, or not a whole one",
-                provider=self.config.name,
-                hint="end the workflow in a SaveImage node",
-                details={"reason": "not_an_image"},
-            ) from exc
-        return GeneratedImage(
-            content=download.content,
-            width=look.width,
-            height=look.height,
-            seed=seed,
-            media_type=look.media_type,
-            meta={**meta, "filename": name},
-        )
+
+def _image(picture: _Picture, seed: int, meta: Mapping[str, Any]) -> GeneratedImage:
+    download, look = picture
+    return GeneratedImage(
+        content=download.content,
+        width=look.width,
+        height=look.height,
+        seed=seed,
+        media_type=look.media_type,
+        meta={**meta, "filename": download.file.filename},
+    )
 
 
 def _folders(config: ProviderConfig) -> list[Path]:
@@ -332,11 +317,7 @@ def _prompt_id(key: str, number: int) -> str:
 
 
 def _size(wish: _Wish, workflow: Workflow) -> tuple[int, int] | tuple[None, None]:
-    """Width and height in pixels; two times None is the workflow's own.
-
-    Raises:
-        ValueError: the aspect ratio is malformed.
-    """
+    """Width and height in pixels; two times None is the workflow's own."""
     if (wish.width, wish.height, wish.aspect_ratio) == (None, None, None):
         return None, None
     own = workflow.read(workflow.graph, "width"), workflow.read(workflow.graph, "height")

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from providers.errors import ConfigError, JobError, ProviderError, RejectedError, UnreachableError
-from providers.http import PerLoop, client_options, is_http_url
+from providers.http import PerLoop, client_options, is_http_url, without_credentials
 from providers.media.comfyui.errors import (
     MissingImageError,
     UnansweredError,
@@ -231,9 +231,11 @@ class ComfyUIClient:
             return False
 
     def _build(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            base_url=self._url, **client_options(str(self._url), read_timeout_s=READ_TIMEOUT_S, local=True)
-        )
+        # httpx logs each request's URL as it is, so the credentials go beside it.
+        auth = httpx.BasicAuth(self._url.username, self._url.password) if self._url.userinfo else None
+        url = without_credentials(self._url)
+        options = client_options(str(url), read_timeout_s=READ_TIMEOUT_S, local=True)
+        return httpx.AsyncClient(base_url=url, auth=auth, **options)
 
     async def _request(self, method: str, path: str, *, ok: tuple[int, ...] = (200,), **kwargs: Any) -> httpx.Response:
         try:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from providers.errors import (
+    AuthenticationError,
     JobError,
     ModelNotFoundError,
     OverloadedError,
@@ -20,11 +21,13 @@ from providers.errors import (
     ServerError,
     UnreachableError,
 )
+from providers.http import error_type, retry_after
 
 __all__ = [
     "LostJobError",
     "MissingImageError",
     "UnansweredError",
+    "UnusableImageError",
     "job_failure",
     "rejection",
     "status_error",
@@ -40,6 +43,13 @@ MODEL_FOLDERS: Mapping[str, str] = {
 }
 """Input that names a model file -> the folder below ComfyUI's ``models`` where the file belongs."""
 
+_HINTS: Mapping[type[ProviderError], str] = {
+    AuthenticationError: "a proxy before ComfyUI wants credentials: COMFYUI_BASE_URL may hold them "
+    "(http://user:password@host)",
+    OverloadedError: "ComfyUI is busy or starting: try again in a moment",
+    ServerError: "look at ComfyUI's own log",
+    RejectedError: "check COMFYUI_BASE_URL and ComfyUI's version",
+}
 _MAX_CHARS = 300
 _MAX_CHOICES = 5
 _WINDOWS_PATH = re.compile(r"[A-Za-z]:\\(?:[^'\"\n\\/:*?<>|]+[\\/])*([^\s'\"\\/:*?<>|]*)")
@@ -59,6 +69,10 @@ class MissingImageError(JobError):
     """The history names an image file that is no longer there."""
 
 
+class UnusableImageError(JobError):
+    """The job's file is no image that we know, or not a whole one."""
+
+
 def tidy(text: object, limit: int = _MAX_CHARS) -> str:
     """The first line of ``text`` in at most ``limit`` characters, without folders of the server and without tensors."""
     stripped = str(text).strip()
@@ -69,31 +83,14 @@ def tidy(text: object, limit: int = _MAX_CHARS) -> str:
 
 def status_error(response: httpx.Response, *, provider: str) -> ProviderError:
     """The error for an answer whose HTTP status is not the one that was hoped for."""
-    status = response.status_code
-    what = f"ComfyUI answered {response.request.method} {response.request.url.path} with {status}"
-    if status in (429, 503):
-        return OverloadedError(
-            what,
-            provider=provider,
-            status=status,
-            retry_after=_retry_after(response),
-            hint="ComfyUI is busy or starting: try again in a moment",
-        )
-    if status >= 500:
-        return ServerError(what, provider=provider, status=status, hint="look at ComfyUI's own log")
-    if status in (401, 403):
-        return RejectedError(
-            what,
-            provider=provider,
-            status=status,
-            hint="a proxy before ComfyUI wants credentials: COMFYUI_BASE_URL may hold them (http://user:password@host)",
-        )
-    return RejectedError(what, provider=provider, status=status, hint="check COMFYUI_BASE_URL and ComfyUI's version")
-
-
-def _retry_after(response: httpx.Response) -> float | None:
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isdecimal() else None
+    leaf = error_type(response.status_code)
+    return leaf(
+        f"ComfyUI answered {response.request.method} {response.request.url.path} with {response.status_code}",
+        provider=provider,
+        status=response.status_code,
+        retry_after=retry_after(response.headers),
+        hint=_HINTS[leaf],
+    )
 
 
 def rejection(body: Mapping[str, Any], *, provider: str, status: int) -> ProviderError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from providers.base import Photo
+from providers.base import IMAGE_SUFFIXES, Photo
 from providers.errors import WorkflowError
 from providers.media.comfyui.client import ComfyUIClient
 from providers.media.comfyui.workflow import Workflow, WorkflowFolder
@@ -12,7 +12,6 @@ from providers.media.comfyui.workflow import Workflow, WorkflowFolder
 __all__ = ["check_photo", "upload_photo"]
 
 SLOT = "image"
-_SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
 
 
 def check_photo(photo: Photo | None, workflow: Workflow, folder: WorkflowFolder) -> None:
@@ -26,8 +25,8 @@ def check_photo(photo: Photo | None, workflow: Workflow, folder: WorkflowFolder)
         raise WorkflowError(
             f"workflow {workflow.name!r} starts from a photo, and none is given",
             provider=folder.provider,
-            hint="give the product a `photo:`, or keep the workflow for photos with `photo: true` in its rule of "
-            "media_routing",
+            hint="give the product a `photo:` (product shots and thumbnails start from it), or keep the workflow for "
+            "photos with `photo: true` in its rule of media_routing",
         )
     if photo is not None and not takes_photo:
         raise WorkflowError(
@@ -60,6 +59,6 @@ async def upload_photo(client: ComfyUIClient, photo: Photo) -> str:
         ProviderError: as every request of the client.
     """
     digest = hashlib.sha256(photo.content).hexdigest()[:32]
-    name = f"sparklio_{digest}{_SUFFIXES.get(photo.media_type, '.png')}"
+    name = f"sparklio_{digest}{IMAGE_SUFFIXES.get(photo.media_type, '.png')}"
     file = await client.upload_image(photo.content, name, overwrite=True)
     return f"{file.subfolder}/{file.filename}" if file.subfolder else file.filename

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-__all__ = ["Look", "picture_of"]
+__all__ = ["MEDIA_TYPES", "Look", "picture_of"]
 
-_MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+MEDIA_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+"""Pillow's names of the formats that we take, with their media types."""
+
 # What Pillow lets out over bytes that are broken behind their header.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
@@ -31,8 +33,8 @@ def picture_of(content: bytes) -> Look:
         ValueError: it is none, or broken.
     """
     try:
-        with Image.open(io.BytesIO(content), formats=list(_MEDIA_TYPES)) as image:
+        with Image.open(io.BytesIO(content), formats=list(MEDIA_TYPES)) as image:
             image.load()
-            return Look(image.width, image.height, _MEDIA_TYPES[str(image.format)])
+            return Look(image.width, image.height, MEDIA_TYPES[str(image.format)])
     except _BROKEN as exc:
         raise ValueError(f"its {len(content)} bytes are no whole PNG, JPEG or WebP image") from exc
