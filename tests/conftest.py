@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,10 @@ PRODUCT = {
     "key_features": ["소음 차단 -42dB", "한 번 충전에 9시간"],
     "facts": {"모델명": "SG-A2", "가격": 89000},
 }
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background has their interrupts ignored, and those of their processes too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
