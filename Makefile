@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check bench format lock clean help
+.PHONY: run test check chaos bench format lock clean help
 
 run: $(VENV)/.installed ## a finished page in .sparklio/runs/<id>/, no server, no key
 	$(BIN)/sparklio run
@@ -15,6 +15,10 @@ test: $(VENV)/.installed-dev ## lint, types, tests with coverage
 	$(BIN)/pytest --cov --cov-report=term
 
 check: test ## the same as `make test`
+
+chaos: $(VENV)/.installed-dev ## hundreds of killed and thousands of failing runs; a quarter of an hour
+	KILL_TRIALS=$${KILL_TRIALS:-300} CHAOS_RUNS=$${CHAOS_RUNS:-2000} \
+		$(BIN)/pytest -s tests/test_kill.py tests/test_full_disk.py tests/test_chaos.py
 
 bench: $(VENV)/.installed-dev ## speed, as ratios beside a plain script and a bare LangGraph
 	$(BIN)/python benchmarks/run.py

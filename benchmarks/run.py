@@ -84,6 +84,7 @@ def table(
     conc: list[Round],
     mock: list[dict[str, Any]],
     gateway: list[dict[str, Any]],
+    durable: list[dict[str, Any]],
     colds: list[tuple[float, float]],
 ) -> None:
     say("\n| measured | median | of the rounds | target |\n|---|---:|---:|---:|")
@@ -108,6 +109,11 @@ def table(
         "1 ms",
         " ms",
     )
+    row("durability, CPU a mock run: our database and ledger / LangGraph's saver alone", (t["cpu"] for t in durable))
+    row("durability, bytes a run: the same", (t["bytes"] for t in durable))
+    row("durability, bytes a run", (t["own_bytes"] / 1000 for t in durable), "200 kB", " kB")
+    for what, key in (("CPU", "stored_cpu"), ("wall", "stored_wall")):
+        row(f"mock run beside 1,000 stored ones, {what} / beside none", (t[key] for t in durable), "1.1")
     row("cold `sparklio run` in mock / the bare imports", (run / imports for run, imports in colds))
     row("cold `sparklio run` in mock / (1.6 x the bare imports + 0.5 s)", (r / (1.6 * i + 0.5) for r, i in colds), "1")
     for name in CONTENDERS:
@@ -120,17 +126,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrent", type=int, default=100)
     options = parser.parse_args()
-    seq, conc, mock, gateway, colds = [], [], [], [], []
+    seq, conc, mock, gateway, durable, colds = [], [], [], [], [], []
     with servers() as environment:
         for number in range(1, options.rounds + 1):
-            say(f"round {number} of {options.rounds}: one after another, at once, mock, gateway, cold")
+            say(f"round {number} of {options.rounds}: one after another, at once, mock, gateway, durability, cold")
             seq.append(all_of(environment, "--mode", "seq", "--n", "5", "--warmup", "2"))
             conc.append(all_of(environment, "--mode", "conc", "--n", str(options.concurrent), "--warmup", "2"))
             mocked = ("--mode", "seq", "--n", "20", "--warmup", "3", "--generator", "mock")
             mock.append(measure(CONTENDERS["sparklio"], environment, *mocked))
             gateway.append(measure("router.py", environment))
+            durable.append(measure("durability.py", environment))
             colds.append(cold(environment))
-    table(seq, conc, mock, gateway, colds)
+    table(seq, conc, mock, gateway, durable, colds)
 
 
 if __name__ == "__main__":

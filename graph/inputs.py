@@ -7,6 +7,7 @@ photo; from Python a material comes as its text, a photo as the id of a stored o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +18,12 @@ from pydantic_core import ErrorDetails
 from graph.state import PageInput
 from providers.errors import InputError, nearest
 from routing.contracts import AspectRatio, ImageId, Language, Seed, Word, WorkflowId
+from routing.kinds import meant_kind
 from routing.yaml_text import read_mapping
 
 __all__ = ["BrandForm", "ImageForm", "ProductForm", "RunInput", "load_input"]
+
+log = logging.getLogger(__name__)
 
 MAX_FILE_BYTES = 2_000_000
 MAX_MATERIALS = 10
@@ -108,10 +112,20 @@ class RunInput(_Form):
             InputError: names the key and what to do; for an unknown key the nearest known one.
         """
         try:
-            return cls.model_validate(data)
+            inputs = cls.model_validate(data)
         except ValidationError as exc:
             first = min(exc.errors(), key=lambda error: error["type"] != "extra_forbidden")
             raise _explain(source, first) from exc
+        for warning in inputs.warnings:
+            log.warning("%s: %s", source, warning)
+        return inputs
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed and most likely a slip, a sentence each."""
+        kind = self.image.kind
+        meant = meant_kind(kind) if kind else None
+        return (f"image.kind {kind!r} is none of the usual kinds; did you mean {meant!r}?",) if meant else ()
 
     def to_state(self) -> PageInput:
         """The state that a graph starts from."""
@@ -216,13 +230,11 @@ def _read_material(name: str, folder: Path, bytes_left: int) -> str:
 
 def _explain(source: str, error: ErrorDetails) -> InputError:
     location = error["loc"]
+    if location[:2] == ("product", "facts"):
+        location = location[:3]  # behind the fact's name stands which of its types a value is not
     key = ".".join(map(str, location)) or "input"
     if error["type"] == "extra_forbidden":
-        close = nearest(str(location[-1]), _known_keys(location))
-        known = ", ".join(_known_keys(location))
-        return InputError(
-            f"{source}: unknown key {key}", hint=f"did you mean {close!r}?" if close else f"known keys: {known}"
-        )
+        return InputError(f"{source}: unknown key {key}", hint=_where_instead(location))
     if error["type"] == "missing":
         return InputError(f"{source}: {key} is missing", hint=f"add {key}")
     if "uploaded_materials" in location and error["type"] == "model_type":
@@ -234,8 +246,31 @@ def _explain(source: str, error: ErrorDetails) -> InputError:
             f"{source}: {key} must be the id of a stored photo",
             hint="store it first: `await studio.add_photo(path)`; an input file names the photo's file",
         )
-    problem, hint = _IN_WORDS.get(error["type"], (error["msg"], "mend {key}"))
+    problem, hint = _in_words(error)
     return InputError(f"{source}: {key}: {problem.format(**error.get('ctx', {}))}", hint=hint.format(key=key))
+
+
+def _where_instead(location: tuple[int | str, ...]) -> str:
+    """What to do about an unknown key: a section that has one of its name, else the nearest of those about it."""
+    key, known = str(location[-1]), _known_keys(location)
+    if len(location) > 1 and key in RunInput.model_fields:
+        return f"it belongs at the top, not under {location[0]}:"
+    homes = [f"{section}:" for section, form in _SECTIONS.items() if key in form.model_fields]
+    if homes:
+        return f"it belongs under {' or '.join(homes)}"
+    close = nearest(key, known)
+    return f"did you mean {close!r}?" if close else f"known keys: {', '.join(known)}"
+
+
+def _in_words(error: ErrorDetails) -> tuple[str, str]:
+    """Problem and hint, with fields to be filled from the error's context and its key."""
+    location, kind = error["loc"], error["type"]
+    if location[:2] == ("product", "facts") and len(location) == 4 and location[3] != "[key]":
+        return "must be a text, a number, true or false", "e.g. product.facts: {{가격: 39000}}"
+    if error.get("ctx", {}).get("field_type") == "Value":  # pydantic's word for a text whose form we changed first
+        kind = f"string_{kind}"
+    said = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return _IN_WORDS.get(kind, (said.replace("{", "{{").replace("}", "}}"), "mend {key}"))
 
 
 _IN_WORDS = {
@@ -245,6 +280,12 @@ _IN_WORDS = {
     "string_too_long": ("is longer than {max_length} characters", "shorten it; long texts go into uploaded_materials"),
     "string_type": ("must be a text", "write a text there"),
     "list_type": ("must be a list", "write it as a list: one `- entry` a line"),
+    "dict_type": ("must be a mapping", "e.g. {key}: {{가격: 39000}}"),
+    "model_type": ("must be a mapping", "write its keys beneath it, each as `key: value`"),
+    "literal_error": ("must be {expected}", "write {key}: followed by one of these"),
+    "int_parsing": ("must be a whole number", "write {key} in digits, e.g. 42"),
+    "int_from_float": ("must be a whole number", "write {key} in digits, e.g. 42"),
+    "int_type": ("must be a whole number", "write {key} in digits, e.g. 42"),
     "string_pattern_mismatch": (
         "has not the form that is wanted here",
         "write ratios like 16:9 and names as plain text",
@@ -252,9 +293,11 @@ _IN_WORDS = {
 }
 
 
+_SECTIONS: dict[str, type[BaseModel]] = {"brand": BrandForm, "product": _GivenProduct, "image": _GivenImage}
+
+
 def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    forms: dict[str, type[BaseModel]] = {"brand": BrandForm, "product": _GivenProduct, "image": _GivenImage}
     if "uploaded_materials" in location[:-1]:
         return list(Material.model_fields)
-    form = forms.get(str(location[0]), RunInput) if len(location) > 1 else RunInput
+    form = _SECTIONS.get(str(location[0]), RunInput) if len(location) > 1 else RunInput
     return list(form.model_fields)

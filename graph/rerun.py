@@ -5,7 +5,7 @@ Everything follows from what the agents' own files say that they read and write.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,7 @@ from providers.errors import InputError, UnknownNameError, UsageError, nearest
 from routing import artifacts
 from routing.contracts import Language
 
-__all__ = ["RerunPlan", "apply_changes", "plan_rerun", "seeded_state"]
+__all__ = ["RerunPlan", "apply_changes", "edited_keys", "plan_rerun", "readers_of", "seeded_state"]
 
 NODES = tuple(AGENTS)
 READS: Mapping[str, frozenset[str]] = {
@@ -70,26 +70,22 @@ class RerunPlan:
         return "reviewer" if "reviewer" in self.nodes and "copywriter" not in self.nodes else None
 
 
-def plan_rerun(start_at: str | None, changes: Mapping[str, Any]) -> RerunPlan:
-    """The nodes that a rerun runs: ``start_at`` and all downstream, or else all that read what changed, and downstream.
+def plan_rerun(start_at: str | None, changes: Mapping[str, Any], stale: Collection[str] = ()) -> RerunPlan:
+    """The nodes that a rerun runs: ``start_at`` and all downstream; else all that are ``stale`` or read what changed,
+    and downstream.
 
     Raises:
-        UsageError: neither is given, or a rerun node would overwrite a change.
+        UsageError: a rerun node would overwrite a change.
         UnknownNameError: there is no such node.
     """
-    edited = _edited(changes)
+    edited = edited_keys(changes)
     if "image" in edited:
         raise UsageError(
             "an image cannot be set", hint="change image_input (kind, aspect_ratio, workflow, seed, photo) instead"
         )
     if start_at is not None and start_at not in NODES:
         raise UnknownNameError("node", start_at, NODES)
-    if start_at is None and not changes:
-        raise UsageError(
-            "a rerun needs a node to start from, or a change",
-            hint=f"--from NODE ({', '.join(NODES)}) or --set path=value",
-        )
-    first = {start_at} if start_at else {name for name in NODES if READS[name] & edited}
+    first = {start_at} if start_at else {*stale, *readers_of(edited)}
     nodes = _with_downstream(first)
     overwritten = edited & {key for name in nodes for key in WRITES[name]}
     if overwritten:
@@ -101,7 +97,12 @@ def plan_rerun(start_at: str | None, changes: Mapping[str, Any]) -> RerunPlan:
     return RerunPlan(tuple(name for name in NODES if name in nodes))
 
 
-def _edited(changes: Iterable[str]) -> set[str]:
+def readers_of(keys: Collection[str]) -> dict[str, str]:
+    """The agents that read one of these keys of the state, each with the key."""
+    return {name: min(READS[name] & set(keys)) for name in NODES if READS[name] & set(keys)}
+
+
+def edited_keys(changes: Iterable[str]) -> set[str]:
     """The state keys in which the dotted paths lie."""
     return {path.split(".", 1)[0] for path in changes}
 
@@ -144,7 +145,7 @@ def apply_changes(state: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     changed: dict[str, Any] = deepcopy(dict(state))
     for path, value in changes.items():
         _set(changed, path.split("."), value, path)
-    for key in _edited(changes):
+    for key in edited_keys(changes):
         changed[key] = _checked(key, changed)
     return changed
 
@@ -193,5 +194,7 @@ def _checked(key: str, state: Mapping[str, Any]) -> Any:
     except ValidationError as exc:
         error = exc.errors()[0]
         where = ".".join(map(str, (key, *error["loc"])))
-        raise InputError(f"--set: {where}: {error['msg']}", hint=f"mend the value of {where}") from exc
+        raise InputError(
+            f"--set: {where}: {error['msg'].removeprefix('Value error, ')}", hint=f"mend the value of {where}"
+        ) from exc
     return value

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from langgraph.config import get_config
@@ -51,6 +52,18 @@ class _ByRun(logging.Handler):
 _by_run = _ByRun()
 
 
+class _RunFile(logging.FileHandler):
+    """Lines that the disk refuses are lost; they neither fail the run nor hide why it failed."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's own name
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        with suppress(OSError):  # lines that were refused are tried once more
+            super().close()
+
+
 @contextmanager
 def run_log(path: Path, run_id: str, secrets: Iterable[str]) -> Iterator[None]:
     """Write the run's lines to ``path`` while the block runs, appending where a resumed run left off.
@@ -59,7 +72,7 @@ def run_log(path: Path, run_id: str, secrets: Iterable[str]) -> Iterator[None]:
         StorageError: the file cannot be written.
     """
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _RunFile(path, encoding="utf-8")
     except OSError as exc:
         raise StorageError(
             f"cannot write {path}: {exc.strerror or exc}", hint="make the folder writable, or set SPARKLIO_HOME"

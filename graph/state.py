@@ -15,7 +15,8 @@ __all__ = ["OUTPUT_KEYS", "CopyDeskInput", "CopyDeskOutput", "CopyDeskState", "N
 class NodeCall(TypedDict):
     """What one execution of an agent cost.
 
-    ``checkpoint_id`` names the checkpoint that the agent ran from. ``ms`` is wall time. ``cost_usd`` is None where a
+    ``checkpoint_id`` names the checkpoint that the agent ran from. ``effects`` are the keys of its calls in the ledger
+    (none before version 0.2, and where a bare graph keeps no ledger). ``ms`` is wall time. ``cost_usd`` is None where a
     price is unknown. ``cached`` marks what a rerun kept from its parent, ``degraded`` a model that runs partly on the
     CPU, where the provider tells.
     """
@@ -31,6 +32,7 @@ class NodeCall(TypedDict):
     attempts: int
     cached: bool
     degraded: bool
+    effects: NotRequired[list[str]]
     checkpoint_id: str | None
 
 

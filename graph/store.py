@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,11 +19,12 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, Field, ValidationError
 
+from graph.ownership import Ownership, held_elsewhere, owned
 from providers.errors import InputError, RunBusyError, RunExistsError, StorageError, UnknownNameError
 from routing.contracts import Mode, Stage
-from routing.image_store import write_whole
+from routing.image_store import make_folder, write_whole
 
-__all__ = ["Parent", "RunRecord", "RunStore", "Status"]
+__all__ = ["InputFile", "Parent", "RunRecord", "RunStore", "Status"]
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ Status = Literal["running", "finished", "failed", "interrupted"]
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}(\.[1-9][0-9]{0,5})?")
 _NEW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 _LISTED = 20
+_RESULTS = ("result.json", "page.html", "images")
 
 
 class Parent(BaseModel):
@@ -38,15 +41,24 @@ class Parent(BaseModel):
     start_at: str | None = None
 
 
+class InputFile(BaseModel):
+    """The input file of a run, with the digest of each key of the state that was read from it."""
+
+    path: Path
+    digests: dict[str, str]
+
+
 class RunRecord(BaseModel):
     """What is known of a run beside its checkpoints.
 
     Attributes:
         inputs: the state that it starts from.
+        input_file: where these were read, by the command line.
         nodes: the agents that it runs; all six but for a rerun.
         changes: what a rerun changes in its parent's state, by dotted path.
         out: folder of result.json, page.html and images/.
         spent_usd: what its calls cost so far, the failed ones too; None where a price is unknown.
+        failed_usd: what of that went into calls without an answer, which the ledger does not know.
     """
 
     run_id: str
@@ -60,8 +72,10 @@ class RunRecord(BaseModel):
     nodes: list[str]
     changes: dict[str, Any] = Field(default_factory=dict)
     inputs: dict[str, Any]
+    input_file: InputFile | None = None
     out: Path
     spent_usd: float | None = 0.0
+    failed_usd: float | None = 0.0
     error: dict[str, Any] | None = None
 
     @property
@@ -84,6 +98,7 @@ class RunRecord(BaseModel):
 class RunStore:
     def __init__(self, home: Path) -> None:
         self._runs = home / "runs"
+        self._held: dict[str, Ownership] = {}
 
     def folder(self, run_id: str) -> Path:
         """The run's own folder, whether it exists or not.
@@ -123,16 +138,17 @@ class RunStore:
             StorageError: the data folder cannot be written.
         """
         try:
-            self.folder(record.run_id).mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder(record.run_id))
         except OSError as exc:
             raise StorageError(
                 f"cannot write {self.folder(record.run_id)}: {exc.strerror or exc}",
                 hint="make the folder writable, or set SPARKLIO_HOME",
             ) from exc
         try:
-            with self.lock(record.run_id):
+            with self._locked(record.run_id):
                 if self._file(record.run_id).exists():
                     raise _exists(record.run_id)
+                self.clear(record.run_id)
                 self.save(record)
         except RunBusyError as exc:
             raise _exists(record.run_id) from exc
@@ -150,7 +166,31 @@ class RunStore:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise StorageError(f"cannot write {folder}: permission denied", hint="choose another --out")
 
+    def clear(self, run_id: str) -> None:
+        """Delete the result that an earlier run of this id has left in its folder, else the new one would show it.
+
+        Raises:
+            StorageError: it cannot be deleted.
+        """
+        for path in (self.folder(run_id) / name for name in _RESULTS):
+            try:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
+            except OSError as exc:
+                raise StorageError(
+                    f"cannot delete {path}: {exc.strerror or exc}", hint="make the data folder writable"
+                ) from exc
+
     def save(self, record: RunRecord) -> None:
+        """Write the record.
+
+        Raises:
+            RunBusyError: we held the run, and another machine has taken it over: its record is not ours to write.
+            StorageError: it cannot be written.
+        """
+        self.check_held(record.run_id)
         write_whole(self._file(record.run_id), record.model_dump_json(indent=1).encode())
 
     def load(self, run_id: str) -> RunRecord:
@@ -161,7 +201,7 @@ class RunStore:
             InputError: not an id at all.
         """
         record = self.read(run_id)
-        if record.status == "running" and not self._is_locked(run_id):
+        if record.status == "running" and not self._is_held(run_id):
             record.status = "interrupted"
         return record
 
@@ -201,11 +241,29 @@ class RunStore:
 
     @contextmanager
     def lock(self, run_id: str) -> Iterator[None]:
-        """Hold the run. The lock is the operating system's: a dead owner's is free at once.
+        """Hold the run. The lock is the operating system's: a dead owner's is free at once, but on another machine.
 
         Raises:
-            RunBusyError: another process holds it.
+            RunBusyError: another process holds it, here or on another machine.
         """
+        with self._locked(run_id), owned(self.folder(run_id)) as self._held[run_id]:
+            try:
+                yield
+            finally:
+                del self._held[run_id]
+
+    def check_held(self, run_id: str) -> None:
+        """Whoever holds the run asks before each step.
+
+        Raises:
+            RunBusyError: another machine has taken it over, because this one slept.
+        """
+        if run_id in self._held:
+            self._held[run_id].check()
+
+    @contextmanager
+    def _locked(self, run_id: str) -> Iterator[None]:
+        """The operating system's lock alone, for a moment's use."""
         lock = FileLock(self.folder(run_id) / "lock", thread_local=False)
         try:
             lock.acquire(blocking=False)
@@ -222,10 +280,10 @@ class RunStore:
         finally:
             lock.release()
 
-    def _is_locked(self, run_id: str) -> bool:
+    def _is_held(self, run_id: str) -> bool:
         try:
-            with self.lock(run_id):
-                return False
+            with self._locked(run_id):
+                return held_elsewhere(self.folder(run_id)) is not None
         except RunBusyError:
             return True
 

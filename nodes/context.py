@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from pydantic import ConfigDict
 from pydantic.json_schema import SkipJsonSchema
@@ -17,15 +18,35 @@ from routing.contracts import (
     ImageGateway,
     ImageRequest,
     Language,
+    LLMAnswer,
     LLMOptions,
     LLMRequest,
     OnProgress,
     Stage,
 )
+from routing.fingerprints import Fingerprint
 
-__all__ = ["Context"]
+__all__ = ["Context", "Recorder"]
 
+A = TypeVar("A", LLMAnswer, ImageAnswer)
 G = TypeVar("G")
+
+
+@runtime_checkable
+class Recorder(Protocol):
+    """Sees to it that no call of a run is made twice."""
+
+    async def once(
+        self,
+        node: str,
+        step: int,
+        ordinal: int,
+        fingerprint: Fingerprint,
+        request: LLMRequest | ImageRequest,
+        make: Callable[[], Awaitable[A]],
+    ) -> A:
+        """The recorded answer to this call of ``node`` in a step of the graph, or what ``make`` answers, recorded."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +60,7 @@ class Context:
         seed: the run's own seed; every call's seed comes from it, so a resumed run asks again what it asked before.
         run_id: names this run's image jobs, so that a resumed run finds a job that went on without it.
         start_at: ``reviewer`` lets the copy desk begin with the review of a copy that is already there.
+        effects: the run's calls that are recorded already; None: nothing is recorded.
         budget: what the run may spend and has spent; None: nobody counts.
         max_revisions: how often a failed review may send the copy back.
         on_progress: hears tokens and image steps while a node waits.
@@ -52,6 +74,7 @@ class Context:
     seed: int | None = None
     run_id: str | None = None
     start_at: str | None = None
+    effects: SkipJsonSchema[Recorder | None] = None
     budget: SkipJsonSchema[Budget | None] = None
     max_revisions: int = 1
     on_progress: SkipJsonSchema[OnProgress | None] = None

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Literal
 
+import httpx
 from pydantic import BaseModel, Field
 
 from providers.errors import ConfigError
+from providers.http import without_credentials
 from providers.usage import Usage
 
 __all__ = [
@@ -192,7 +194,7 @@ class LLMProvider(ABC):
 
     async def diagnose(self, models: Sequence[str]) -> list[Finding]:
         """What a run that asks these models would meet. Loads no model and raises for nothing that is found."""
-        return [_reachable(self.config.name, answers=await self.health_check())]
+        return [_reachable(self, answers=await self.health_check())]
 
     def get_default_options(self, role: str, task: str) -> dict[str, Any]:
         """Options that this vendor wants for a role and task beneath everybody else's."""
@@ -255,9 +257,14 @@ class ImageChunk:
 
 
 class ImageProvider(ABC):
-    """A maker of images. Implement :meth:`generate` and :meth:`health_check`; the rest has defaults."""
+    """A maker of images. Implement :meth:`generate` and :meth:`health_check`; the rest has defaults.
+
+    Attributes:
+        goes_on: whether an image that was ordered is made to its end when nobody waits for it any more.
+    """
 
     vendor: ClassVar[str]
+    goes_on: ClassVar[bool] = False
     settings: ClassVar[tuple[Setting, ...]] = ()
 
     def __init__(self, config: ProviderConfig) -> None:
@@ -286,6 +293,21 @@ class ImageProvider(ABC):
             UsageError, ProviderError: as :meth:`generate` would.
         """
 
+    def fingerprint(self, options: Options) -> dict[str, Any]:
+        """What decides the image beside the options and ``models`` of provider_config.yaml, e.g. a workflow's file.
+
+        Raises:
+            UsageError, ProviderError: as :meth:`check`.
+        """
+        return {}
+
+    async def cancel(self, idempotency_key: str) -> None:
+        """Stop the image that was ordered with this key, where it is still to come and :attr:`goes_on`.
+
+        Raises:
+            ProviderError: the service cannot be asked.
+        """
+
     async def stream(self, prompt: str, kind: str, options: Options) -> AsyncGenerator[ImageChunk, None]:
         """The same with progress; the last chunk carries the response. Default: one chunk."""
         yield ImageChunk(response=await self.generate(prompt, kind, options))
@@ -296,7 +318,7 @@ class ImageProvider(ABC):
 
     async def diagnose(self, wishes: Sequence[Options]) -> list[Finding]:
         """What images of these options would meet. Makes none and raises for nothing that is found."""
-        return [_reachable(self.config.name, answers=await self.health_check())]
+        return [_reachable(self, answers=await self.health_check())]
 
     async def prepare(self) -> None:
         """Make the imports and connections that the first call would wait for. A dead service is no error here.
@@ -310,7 +332,12 @@ class ImageProvider(ABC):
         """Close the running event loop's connections."""
 
 
-def _reachable(name: str, *, answers: bool) -> Finding:
+def _reachable(provider: LLMProvider | ImageProvider, *, answers: bool) -> Finding:
+    name = provider.config.name
     if answers:
         return Finding(name, "ok", "answers")
-    return Finding(name, "failed", "does not answer", "check its address and key: `sparklio config`")
+    names = [setting.name for setting in provider.settings if setting.kind == "url"]
+    given = {variable: provider.config.values.get(variable) for variable in names}
+    urls = [f"{variable} is {without_credentials(httpx.URL(url))}" for variable, url in given.items() if url]
+    where = f" ({', '.join(urls)})" if urls else ""
+    return Finding(name, "failed", f"does not answer{where}", "check its address and key: `sparklio config`")

@@ -258,9 +258,11 @@ def describe(exc: BaseException) -> dict[str, Any]:
     if isinstance(exc, SparklioError):
         body: dict[str, Any] = exc.to_dict()["error"]
         return body
+    notes = [f" ({note})" for note in getattr(exc, "__notes__", ())]
     return {
         "code": "internal",
-        "message": f"{type(exc).__name__}: {exc}",
-        "hint": "this is a defect of Sparklio; run again with --debug and report the trace",
+        "message": f"{type(exc).__name__}: {exc}{''.join(notes)}",
+        "hint": f"this is a defect of {'that provider' if notes else 'Sparklio'}; "
+        "run again with --debug and report the trace",
         "request_id": None,
     }

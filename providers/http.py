@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -33,6 +34,7 @@ __all__ = [
     "is_http_url",
     "retry_after",
     "said",
+    "unknown_host",
     "without_credentials",
 ]
 
@@ -71,6 +73,16 @@ def error_type(status: int) -> type[ProviderError]:
     if status in _OVERLOADED:
         return OverloadedError
     return ServerError if status >= 500 or status == 408 else RejectedError
+
+
+def unknown_host(exc: BaseException) -> bool:
+    """Whether a connection failed because nobody knows the host's name; some packages raise their own ``from None``."""
+    cause: BaseException | None = exc
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def retry_after(headers: httpx.Headers) -> float | None:

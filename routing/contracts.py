@@ -12,6 +12,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, StringConstrain
 
 from providers.base import LLMOutput, Usage
 from routing.budget import Budget
+from routing.fingerprints import Fingerprint
 
 __all__ = [
     "AnswerMeta",
@@ -212,6 +213,8 @@ class ChatGateway(Protocol):
         self, request: LLMRequest, on_progress: OnProgress | None = None, *, budget: Budget | None = None
     ) -> LLMAnswer: ...
 
+    async def fingerprint(self, request: LLMRequest) -> Fingerprint: ...
+
 
 @runtime_checkable
 class ImageGateway(Protocol):
@@ -221,4 +224,10 @@ class ImageGateway(Protocol):
         self, request: ImageRequest, on_progress: OnProgress | None = None, *, budget: Budget | None = None
     ) -> ImageAnswer: ...
 
+    async def fingerprint(self, request: ImageRequest) -> Fingerprint: ...
+
     async def check(self, request: ImageRequest) -> None: ...
+
+    async def cancel(self, request: ImageRequest) -> None: ...
+
+    def goes_on(self, request: ImageRequest) -> bool: ...

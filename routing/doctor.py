@@ -22,10 +22,11 @@ from providers.base import Finding, ImageProvider, LLMProvider, MendingStep
 from providers.errors import ConfigError, SparklioError
 from providers.registry import FAMILIES, Family, image_provider, llm_provider
 from routing.contracts import Mode
+from routing.kinds import meant_kind
 from routing.logs import mask_secrets
 from routing.prices import Prices
 from routing.provider_config import ProviderConfigFile
-from routing.settings import Settings, mask
+from routing.settings import Settings
 from routing.targets import Job, Target, jobs_of
 
 __all__ = ["Report", "examine"]
@@ -68,9 +69,10 @@ async def examine(settings: Settings) -> Report:
     jobs, unroutable = jobs_of(settings)
     struck = await _struck(settings, jobs)
     findings = [
-        *_hidden(settings),
+        *(Finding(doubt.subject, "warning", doubt.message, doubt.remedy) for doubt in settings.doubts),
         folder,
         *(_failure("routing", error) for error in unroutable),
+        *_unheard_of(settings.config),
         *_unpriced(settings, jobs),
         *_weighed(struck, jobs),
         *_idle(settings.config),
@@ -86,16 +88,6 @@ async def examine(settings: Settings) -> Report:
 
 
 # -- what needs no provider --------------------------------------------------------------------------------------------
-
-
-def _hidden(settings: Settings) -> Iterator[Finding]:
-    """Variables of the OS environment that hide another value in .env."""
-    for value in settings.values.values():
-        name, secret = value.setting.name, value.setting.secret
-        for source, hidden in value.hides:
-            if value.source == "environment" and source == ".env":
-                shown = f"{value.shown()} from the OS environment hides {mask(hidden, secret=secret)} of .env"
-                yield Finding(f"setting {name}", "warning", shown, f"unset {name}")
 
 
 def _data_folder(home: Path) -> Finding:
@@ -130,6 +122,15 @@ def _idle(config: ProviderConfigFile) -> Iterator[Finding]:
         idle = [rule.provider for rule in rules if rule.provider not in active]
         for name in dict.fromkeys(idle):
             yield Finding(name, "ok", f"not active, so its rules are passed over ({idle.count(name)})")
+
+
+def _unheard_of(config: ProviderConfigFile) -> Iterator[Finding]:
+    """Kinds that no request is likely to have. Any word is allowed, so what is no slip is let alone."""
+    for index, rule in enumerate(config.media_routing.image):
+        for kind in rule.kind:
+            if meant := meant_kind(kind):
+                message = f"its kind {kind!r} serves nothing unless an input asks for that very word"
+                yield Finding(f"media_routing.image[{index}]", "warning", message, f"did you mean {meant!r}?")
 
 
 def _unpriced(settings: Settings, jobs: Iterable[Job]) -> Iterator[Finding]:
@@ -212,8 +213,16 @@ async def _unfit(provider: LLMProvider | ImageProvider) -> Finding | None:
     try:
         await provider.prepare()
     except SparklioError as exc:
-        return _failure(provider.config.name, exc)
+        failure = _failure(provider.config.name, exc)
+        keys = [name for name in _keys_that_lack(provider) if name not in exc.message]
+        return replace(failure, message=f"{exc.message}; {' or '.join(keys)} is not set either") if keys else failure
     return None
+
+
+def _keys_that_lack(provider: LLMProvider | ImageProvider) -> list[str]:
+    """Its secret variables where none of them is set: who lacks a package learns of the key in the same breath."""
+    names = [setting.name for setting in provider.settings if setting.secret]
+    return [] if any(provider.config.values.get(name) for name in names) else names
 
 
 async def _examined(

@@ -34,7 +34,7 @@ class Gateways:
 
 def build_gateways(settings: Settings) -> Gateways:
     """Gateways for the settings' mode. Opens no connection and imports no vendor's SDK."""
-    router = Router(settings.config, settings.default_model)
+    router = Router(settings.config, settings.default_model, settings.default_variable)
     mock = settings.mode == "mock"
     prices = Prices(None if mock else settings.config.prices)
     return Gateways(

@@ -11,10 +11,19 @@ from secrets import token_hex
 from providers.base import IMAGE_SUFFIXES
 from providers.errors import StorageError, UnknownNameError
 
-__all__ = ["MEDIA_TYPES", "ImageStore", "write_whole"]
+__all__ = ["MEDIA_TYPES", "ImageStore", "image_id", "is_image_id", "make_folder", "write_whole"]
 
 _ID = re.compile(r"^[0-9a-f]{32}$")
 MEDIA_TYPES = {suffix: media_type for media_type, suffix in IMAGE_SUFFIXES.items()}
+
+
+def image_id(content: bytes, media_type: str = "image/png") -> str:
+    """The id under which an image would be stored."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def is_image_id(text: str) -> bool:
+    return _ID.match(text) is not None
 
 
 class ImageStore:
@@ -29,11 +38,13 @@ class ImageStore:
         Raises:
             StorageError: the folder cannot be written.
         """
-        image_id = hashlib.sha256(content).hexdigest()[:32]
-        path = self.folder / f"{image_id}{IMAGE_SUFFIXES.get(media_type, '.png')}"
-        if not path.exists():
+        name = image_id(content)
+        path = self.folder / f"{name}{IMAGE_SUFFIXES.get(media_type, '.png')}"
+        if path.exists():
+            path.touch()  # young again: prune spares what somebody has just asked for
+        else:
             write_whole(path, content)
-        return image_id
+        return name
 
     def path(self, image_id: str) -> Path:
         """The file of an image.
@@ -41,7 +52,7 @@ class ImageStore:
         Raises:
             UnknownNameError: no such image, or not an id at all.
         """
-        if _ID.match(image_id):
+        if is_image_id(image_id):
             for suffix in IMAGE_SUFFIXES.values():
                 if (path := self.folder / f"{image_id}{suffix}").is_file():
                     return path
@@ -66,20 +77,23 @@ class ImageStore:
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
-    """Write a file that appears whole or not at all: temporary file, fsync, rename. ``mode`` is under the umask.
+    """Write a file that appears whole or not at all, and is there when this returns: temporary file, fsync, rename.
+
+    ``mode`` is under the umask.
 
     Raises:
         StorageError: the folder cannot be made or written.
     """
     temporary = path.with_name(f".{path.name}.{token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
             with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+            _sync_folder(path.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -87,3 +101,24 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
         raise StorageError(
             f"cannot write {path}: {exc.strerror or exc}", hint="make the folder writable, or choose another one"
         ) from exc
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder with its parents, so that a power cut does not take any of them away again.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        _sync_folder(one.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Until its folder is written, a power cut may undo a rename."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any, Generic, TypeVar
 
 from providers.base import ImageChunk, ImageProvider, LLMChunk, LLMProvider
+from providers.errors import SparklioError
 from providers.registry import image_provider, llm_provider
 from routing.contracts import ImageRequest, LLMRequest
 from routing.prompt_builder import Prompt
@@ -63,9 +64,10 @@ class LiveLLM:
         provider = self._providers[route.provider]
         merged = {**provider.get_default_options(request.role, request.task), **options}
         answer = provider.stream(prompt.user, request.role, request.task, request.mode, merged)
-        async with aclosing(answer) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        with _blaming(route.provider):
+            async with aclosing(answer) as chunks:
+                async for chunk in chunks:
+                    yield chunk
 
 
 class LiveImages:
@@ -75,6 +77,15 @@ class LiveImages:
         self._providers = image_providers(settings)
         self.prepare, self.aclose = self._providers.prepare, self._providers.aclose
 
+    async def cancel(self, provider: str, idempotency_key: str) -> None:
+        await self._providers[provider].cancel(idempotency_key)
+
+    def goes_on(self, provider: str) -> bool:
+        return self._providers[provider].goes_on
+
+    def fingerprint(self, route: ImageRoute, options: Mapping[str, Any]) -> dict[str, Any]:
+        return self._providers[route.provider].fingerprint(options)
+
     async def check(self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]) -> None:
         await self._providers[route.provider].check(request.kind, options)
 
@@ -82,6 +93,19 @@ class LiveImages:
         self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]
     ) -> AsyncGenerator[ImageChunk, None]:
         making = self._providers[route.provider].stream(request.prompt, request.kind, options)
-        async with aclosing(making) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        with _blaming(route.provider):
+            async with aclosing(making) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+
+@contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    """Note on an error that no provider may let out which one did."""
+    try:
+        yield
+    except SparklioError:
+        raise
+    except Exception as exc:
+        exc.add_note(f"provider {name!r} let this out")
+        raise

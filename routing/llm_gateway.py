@@ -16,6 +16,7 @@ from routing.attempts import AttemptLog, with_retries
 from routing.budget import Budget
 from routing.contracts import AnswerMeta, LLMAnswer, LLMRequest, Mode, OnProgress, Progress
 from routing.fallbacks import Fallbacks
+from routing.fingerprints import Fingerprint, digest
 from routing.output import MalformedJSONError, parse_json, strip_thinking
 from routing.prices import Prices, Used
 from routing.prompt_builder import Prompt, build_prompt, repair_prompt
@@ -109,6 +110,22 @@ class LLMGateway:
             ),
             timestamp=response.timestamp,
         )
+
+    async def fingerprint(self, request: LLMRequest) -> Fingerprint:
+        """What decides the answer to ``request``: mode, input, prompt, options, routing.
+
+        Raises:
+            UsageError: no route serves it.
+        """
+        prompt = build_prompt(request, find_task(request.role, request.task))
+        routes = self._router.llm_routes(request)
+        return {
+            "mode": self._mode,
+            "input": digest([request.role, request.task, request.mode, request.payload]),
+            "prompt": digest([prompt.system, prompt.schema]),
+            "options": digest(_asked_options(request)),
+            "routing": digest([[route.provider, route.model, self._router.own_options(route)] for route in routes]),
+        }
 
     async def prepare(self) -> None:
         """Imports and connections that the first request would otherwise wait for."""
@@ -243,8 +260,7 @@ class _Call:
 
     def _options(self, route: LLMRoute, prompt: Prompt, ends: float, ordinal: int) -> dict[str, Any]:
         """Defaults by role and task beneath the request's own; each attempt has its own seed and what time is left."""
-        asked = self._request.options.model_dump(exclude_none=True, exclude=_ROUTING_OPTIONS)
-        options = default_options(self._request.role, self._request.task) | asked
+        options = _asked_options(self._request)
         left_s = max(ends - asyncio.get_running_loop().time(), 0.001)
         options |= {"model": route.model, "system": prompt.system, "timeout_s": left_s}
         if prompt.schema is not None:
@@ -252,3 +268,9 @@ class _Call:
         if "seed" in options:
             options["seed"] += ordinal - 1
         return options
+
+
+def _asked_options(request: LLMRequest) -> dict[str, Any]:
+    """The request's own options over the defaults of its role and task."""
+    asked = request.options.model_dump(exclude_none=True, exclude=_ROUTING_OPTIONS)
+    return default_options(request.role, request.task) | asked

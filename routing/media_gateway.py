@@ -14,6 +14,7 @@ from routing.attempts import AttemptLog, with_retries
 from routing.budget import Budget
 from routing.contracts import Image, ImageAnswer, ImageAnswerMeta, ImageRequest, Mode, OnProgress, Progress
 from routing.fallbacks import Fallbacks
+from routing.fingerprints import Fingerprint, digest
 from routing.image_store import ImageStore
 from routing.prices import Prices, Used
 from routing.router import ImageRoute, Router
@@ -21,6 +22,7 @@ from routing.router import ImageRoute, Router
 __all__ = ["ImageBackend", "MediaGateway"]
 
 _ROUTING_OPTIONS = {"model", "workflow", "photo", "budget_usd", "timeout_s"}
+_UNDECIDING_OPTIONS = {"model", "workflow", "budget_usd", "timeout_s", "idempotency_key"}  # or told by the route
 
 
 class ImageBackend(Protocol):
@@ -31,6 +33,12 @@ class ImageBackend(Protocol):
     ) -> AsyncGenerator[ImageChunk, None]: ...
 
     async def check(self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]) -> None: ...
+
+    def fingerprint(self, route: ImageRoute, options: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def goes_on(self, provider: str) -> bool: ...
+
+    async def cancel(self, provider: str, idempotency_key: str) -> None: ...
 
     async def prepare(self) -> None: ...
 
@@ -118,6 +126,40 @@ class MediaGateway:
             photo = await self._photo(request)
             for route in self._router.image_routes(request):
                 await self._backend.check(route, request, _options(route, request, photo))
+
+    async def cancel(self, request: ImageRequest) -> None:
+        """Stop the image of ``request``, ordered with its ``options.idempotency_key``, where it is still to come.
+
+        Raises:
+            ProviderError: a service cannot be asked.
+        """
+        key = request.options.idempotency_key or request.request_id
+        for provider in dict.fromkeys(route.provider for route in self._router.image_routes(request)):
+            await self._backend.cancel(provider, key)
+
+    def goes_on(self, request: ImageRequest) -> bool:
+        """Whether an image that was ordered may be made to its end though nobody waits for it any more."""
+        return any(self._backend.goes_on(route.provider) for route in self._router.image_routes(request))
+
+    async def fingerprint(self, request: ImageRequest) -> Fingerprint:
+        """What decides the image of ``request``: mode, input, options, routing, workflow.
+
+        Raises:
+            UsageError, ProviderError: no route serves it, or its workflow does not exist.
+        """
+        return await asyncio.to_thread(self._fingerprint, request)
+
+    def _fingerprint(self, request: ImageRequest) -> Fingerprint:
+        routes = self._router.image_routes(request)
+        asked = request.options.model_dump(exclude_none=True, exclude=_UNDECIDING_OPTIONS)
+        workflows = [self._backend.fingerprint(route, _options(route, request, None)) for route in routes]
+        return {
+            "mode": self._mode,
+            "input": digest([request.kind, request.prompt, request.brand]),
+            "options": digest(asked),
+            "routing": digest([[route.provider, route.model, self._router.own_options(route)] for route in routes]),
+            "workflow": digest(workflows),
+        }
 
     async def prepare(self) -> None:
         """Imports and connections that the first request would otherwise wait for."""

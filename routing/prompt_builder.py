@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,13 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-@cache
 def _template(language: str, name: str) -> str:
-    return (_FOLDER / language / f"{name}.md").read_text(encoding="utf-8").strip()
+    path = _FOLDER / language / f"{name}.md"
+    state = path.stat()
+    return _text(path, state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=256)
+def _text(path: Path, _written_ns: int, _size: int) -> str:
+    """A file that was written anew is another one, in a process that lives long too."""
+    return path.read_text(encoding="utf-8").strip()

@@ -5,10 +5,20 @@ Every error names the file, the key and the remedy.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+)
 from pydantic_core import ErrorDetails
 
 from providers.errors import ConfigError, UnknownNameError, nearest
@@ -26,6 +36,12 @@ def _as_list(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_list)]
+
+_FREE, _BY_MODEL = "<free>", "<by model>"  # stand in the place of an error, and in no file
+_PricesOfOne = Annotated[
+    Annotated[Literal["free"], Tag(_FREE)] | Annotated[dict[str, Price], Tag(_BY_MODEL)],
+    Discriminator(lambda value: _FREE if isinstance(value, str) else _BY_MODEL),
+]
 
 
 class _Frozen(BaseModel):
@@ -95,7 +111,7 @@ class ProviderConfigFile(_Frozen):
     llm_routing: _LLMRouting = _LLMRouting()
     media_routing: _MediaRouting = _MediaRouting()
     models: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
-    prices: dict[str, Literal["free"] | dict[str, Price]] = Field(default_factory=dict)
+    prices: dict[str, _PricesOfOne] = Field(default_factory=dict)
     settings: dict[str, str | int | float] = Field(default_factory=dict, repr=False)
 
 
@@ -119,17 +135,38 @@ def load_provider_config(path: Path) -> ProviderConfigFile:
 
 def _explain(path: Path, error: ErrorDetails) -> ConfigError:
     """One sentence for the first error: ``providers.llm.actve`` with the nearest key as the hint."""
-    parts = list(error["loc"])
+    parts = [part for part in error["loc"] if part not in (_FREE, _BY_MODEL)]
+    if parts[0] == "settings":
+        parts = parts[:2]  # behind it stands which of its types a value is not
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     if error["type"] == "extra_forbidden":
-        close = nearest(str(parts[-1]), _known_keys(parts))
+        known = _known_keys(parts)
+        close = nearest(str(parts[-1]), known)
         return ConfigError(
-            f"{path}: unknown key {key}", hint=f"did you mean {close!r}?" if close else "remove it or mend its spelling"
+            f"{path}: unknown key {key}; known: {', '.join(known)}",
+            hint=f"did you mean {close!r}?" if close else "remove it or mend its spelling",
         )
     if error["type"] == "missing":
         return ConfigError(f"{path}: {key} is missing", hint=f"add {key}")
     shown = "" if parts[0] == "settings" else f", got {error['input']!r}"  # a setting may be a secret
-    return ConfigError(f"{path}: {key}: {error['msg']}{shown}", hint=f"mend {key}")
+    return ConfigError(f"{path}: {key}: {_problem(parts, error)}{shown}", hint=f"mend {key}")
+
+
+def _problem(parts: list[int | str], error: ErrorDetails) -> str:
+    if parts[0] == "settings" and len(parts) == 2:
+        return "must be a text or a number"
+    if parts[0] == "prices" and len(parts) == 2:
+        return "must be the word free, or prices by model: {NAME: {input: 1.00, output: 4.00}}"
+    said = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return _FORMS.get(error["type"], said)
+
+
+_FORMS = {
+    "dict_type": "must be a mapping",
+    "model_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "string_type": "must be a text",
+}
 
 
 def _known_keys(location: list[int | str]) -> list[str]:
@@ -137,16 +174,16 @@ def _known_keys(location: list[int | str]) -> list[str]:
     model: type[BaseModel] = ProviderConfigFile
     for part in location[:-1]:
         if isinstance(part, str) and part in model.model_fields:
-            annotation = model.model_fields[part].annotation
-            inner = next((a for a in (annotation, *get_args(annotation)) if _is_model(a)), None)
-            if inner is None:
-                return []
-            model = inner
+            model = next(_models_in(model.model_fields[part].annotation), model)
     return list(model.model_fields)
 
 
-def _is_model(annotation: object) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models that an annotation names, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def _check_names(path: Path, config: ProviderConfigFile) -> None:

@@ -44,12 +44,20 @@ class Router:
     Args:
         config: the routing file.
         default_model: the model of a family's provider where no rule names one; None where there is none.
+        default_variable: the variable that names it, for the hint of an error; None where there is none.
     """
 
-    def __init__(self, config: ProviderConfigFile, default_model: Callable[[Family, str], str | None]) -> None:
+    def __init__(
+        self,
+        config: ProviderConfigFile,
+        default_model: Callable[[Family, str], str | None],
+        default_variable: Callable[[Family, str], str | None] = lambda family, name: None,
+    ) -> None:
         self._llm_active = config.providers.llm.active
         self._media_active = config.providers.media.active
+        self._models = config.models
         self._default_model = default_model
+        self._default_variable = default_variable
         by_priority = sorted(config.llm_routing.rules, key=lambda rule: rule.priority)
         self._llm_rules = [rule for rule in by_priority if rule.provider in self._llm_active]
         images = sorted(config.media_routing.image, key=lambda rule: rule.priority)
@@ -92,6 +100,11 @@ class Router:
         routes = [self._image_route(rule, options) for rule in (rules[:1] if options.model else rules)]
         return tuple(route for place, route in enumerate(routes) if route not in routes[:place])
 
+    def own_options(self, route: LLMRoute | ImageRoute) -> dict[str, Any]:
+        """What provider_config.yaml gives the route's model: its entry under ``models``, and the rule's options."""
+        own = self._models.get(route.provider, {}).get(route.model, {})
+        return {**own, **route.options} if isinstance(route, ImageRoute) else dict(own)
+
     def _image_route(self, rule: ImageRule, asked: ImageOptions) -> ImageRoute:
         model = asked.model or rule.model or self._default_model("media", rule.provider)
         return ImageRoute(rule.provider, asked.workflow or rule.workflow, model, rule.options)
@@ -99,9 +112,10 @@ class Router:
     def _llm_route(self, provider: str, model: str | None) -> LLMRoute:
         chosen = model or self._default_model("llm", provider)
         if not chosen:
+            variable = self._default_variable("llm", provider)
             raise ConfigError(
                 f"no rule names a model of provider {provider!r} for this request, and it has no default model",
-                hint=f"set {provider.upper()}_DEFAULT_MODEL, or add `model:` to a rule in provider_config.yaml",
+                hint=(f"set {variable}, or " if variable else "") + "add `model:` to a rule in provider_config.yaml",
             )
         return LLMRoute(provider, chosen)
 

@@ -1,25 +1,26 @@
 """Effective settings, each with its source and what it hides.
 
 Order: argument > OS environment > .env > provider_config.yaml > default. A value in the OS environment that hides a
-different one in .env is said aloud (:attr:`Settings.warnings`): that very thing once cost a team a day.
+different one in .env is said aloud (:attr:`Settings.warnings`): that very thing once cost a team a day. So is what in
+.env looks like a slip.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, cast
-
-from dotenv import dotenv_values
 
 from providers.base import ImageProvider, LLMProvider, ProviderConfig, Setting
 from providers.errors import ConfigError, UnknownNameError, nearest
 from providers.http import is_http_url
 from providers.registry import FAMILIES, Family, image_provider, known_providers, llm_provider
 from routing.contracts import Mode
+from routing.dotenv_file import DotenvFile, Doubt, read_dotenv
 from routing.packaged_files import DEFAULT_CONFIG
 from routing.provider_config import ProviderConfigFile, load_provider_config
 
@@ -39,8 +40,15 @@ CORE_SETTINGS = (
     Setting("GATEWAY_TIMEOUT_LIVE", "The same in live.", "180", kind="seconds"),
     Setting("RUN_BUDGET_USD", "What one run may spend on rented models, in US dollars; none: no limit.", kind="amount"),
     Setting("SPARKLIO_HOME", "Data folder: runs, images, checkpoints.", "./.sparklio", kind="path"),
+    Setting(
+        "SPARKLIO_ENCRYPTION_KEY",
+        "Encrypts what the database keeps: 32 bytes as base64 or 64 hex digits; none: nothing is.",
+        secret=True,
+    ),
     Setting("SPARKLIO_CONFIG", "The routing file.", "./provider_config.yaml", kind="path"),
 )
+
+_URLSAFE = str.maketrans("-_", "+/")
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,12 @@ class Settings:
     config: ProviderConfigFile
     config_path: Path
     folder: Path
-    warnings: tuple[str, ...] = field(default=())
+    doubts: tuple[Doubt, ...] = field(default=())
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The doubts, a sentence each."""
+        return tuple(map(str, self.doubts))
 
     def text(self, name: str) -> str | None:
         return self.values[name].value
@@ -103,6 +116,12 @@ class Settings:
         return None if value is None else float(value)
 
     @property
+    def encryption_key(self) -> bytes | None:
+        """32 bytes that the database is encrypted with; None where it is not."""
+        value = self.text("SPARKLIO_ENCRYPTION_KEY")
+        return None if value is None else _key_bytes(value)
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Values that no log, event or answer may hold."""
         return tuple(value.value for value in self.values.values() if value.setting.secret and value.value)
@@ -123,9 +142,14 @@ class Settings:
         )
 
     def default_model(self, family: Family, name: str) -> str | None:
-        """The model of provider ``name`` where no rule names one, e.g. from ``OLLAMA_DEFAULT_MODEL``."""
+        """The model of provider ``name`` where no rule names one."""
+        variable = self.default_variable(family, name)
+        return self.values[variable].value if variable else None
+
+    def default_variable(self, family: Family, name: str) -> str | None:
+        """The variable that names :meth:`default_model`, e.g. ``OLLAMA_DEFAULT_MODEL``; None where there is none."""
         declared = _provider_class(family, name).settings
-        return next((self.values[s.name].value for s in declared if s.kind == "model"), None)
+        return next((setting.name for setting in declared if setting.kind == "model"), None)
 
 
 def load_settings(
@@ -146,10 +170,11 @@ def load_settings(
         UnknownNameError: an argument names no variable.
     """
     folder = (folder or Path.cwd()).resolve()
+    dotenv = read_dotenv(folder / ".env")
     layers: list[tuple[Source, Mapping[str, str | None]]] = [
         ("argument", arguments or {}),
         ("environment", os.environ if environ is None else environ),
-        (".env", _read_dotenv(folder / ".env")),
+        (".env", dotenv.values),
     ]
     config_path = _config_path(layers, folder)
     config = load_provider_config(config_path)
@@ -164,7 +189,9 @@ def load_settings(
             raise UnknownNameError("setting", name, declared)
     values = {name: _resolve(setting, layers) for name, setting in declared.items()}
     values["SPARKLIO_CONFIG"] = replace(values["SPARKLIO_CONFIG"], value=str(config_path))
-    return Settings(values, config, config_path, folder, _warnings(values.values()))
+    settings = Settings(values, config, config_path, folder, tuple(_doubts(values.values(), dotenv)))
+    _ = settings.encryption_key  # refused here as any wrong value, not when the database is opened
+    return settings
 
 
 def mask(value: str | None, *, secret: bool = False) -> str | None:
@@ -180,13 +207,23 @@ def mask(value: str | None, *, secret: bool = False) -> str | None:
     return value
 
 
-def _read_dotenv(path: Path) -> Mapping[str, str | None]:
-    if not path.is_file():
-        return {}
+def _key_bytes(text: str) -> bytes:
+    """32 bytes from 64 hex digits or base64 of either alphabet; no part of the text is told where it is neither."""
     try:
-        return dotenv_values(path, interpolate=False)
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"cannot read {path}: {exc}", hint="make it a readable UTF-8 file") from exc
+        key = bytes.fromhex(text) if len(text) == 64 else base64.b64decode(_padded(text), validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ConfigError(
+            "SPARKLIO_ENCRYPTION_KEY must be 32 bytes as base64, or 64 hex digits",
+            hint='make one with: python -c "import secrets; print(secrets.token_hex(32))"',
+        )
+    return key
+
+
+def _padded(text: str) -> str:
+    """The base64 of 32 bytes in the standard alphabet with its one ``=``, which token_urlsafe leaves out."""
+    return text.rstrip("=").translate(_URLSAFE) + "="
 
 
 def _config_path(layers: list[tuple[Source, Mapping[str, str | None]]], folder: Path) -> Path:
@@ -268,13 +305,13 @@ def _is_number(value: str, fits: Callable[[float], bool]) -> bool:
         return False
 
 
-def _warnings(values: Iterable[Value]) -> tuple[str, ...]:
-    """A sentence for each variable of the OS environment that hides another value in .env."""
-    return tuple(
-        f"{value.setting.name}={value.shown()} from the OS environment hides "
-        f"{mask(hidden, secret=value.setting.secret)} of .env; run `unset {value.setting.name}` to use .env"
-        for value in values
-        if value.source == "environment"
-        for source, hidden in value.hides
-        if source == ".env"
-    )
+def _doubts(values: Iterable[Value], dotenv: DotenvFile) -> Iterator[Doubt]:
+    """Variables of the OS environment that hide another value in .env, and what in .env looks like a slip."""
+    values = tuple(values)
+    for value in values:
+        name, secret = value.setting.name, value.setting.secret
+        for source, hidden in value.hides:
+            if value.source == "environment" and source == ".env":
+                found = f"{value.shown()} from the OS environment hides {mask(hidden, secret=secret)} of .env"
+                yield Doubt(f"setting {name}", found, f"unset {name}")
+    yield from dotenv.doubts({value.setting.name for value in values})

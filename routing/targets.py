@@ -47,7 +47,7 @@ class Job:
 
 def jobs_of(settings: Settings) -> tuple[list[Job], list[SparklioError]]:
     """Everything that a run or a request of a known role may ask, and why some of it has no route."""
-    router = Router(settings.config, settings.default_model)
+    router = Router(settings.config, settings.default_model, settings.default_variable)
     jobs: list[Job] = []
     unroutable: list[SparklioError] = []
     requests: list[LLMRequest | ImageRequest] = [*_chat_requests(settings.config), *_image_requests(settings.config)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -12,10 +13,12 @@ import typer
 
 from providers.errors import UsageError
 from routing.yaml_text import YamlTextError, parse_yaml
-from sparklio import terminal
+from sparklio import families, terminal
+from sparklio.options import AsJson, RunId
 
 if TYPE_CHECKING:
     from graph.store import RunRecord
+    from sparklio.studio import Sparklio
 
 __all__ = ["app", "main"]
 
@@ -30,17 +33,26 @@ app = typer.Typer(
     add_completion=False,
 )
 
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of a run; `sparklio runs` lists them.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Plain = Annotated[bool, typer.Option("--plain", help="Plain lines instead of the live view.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of result.json, page.html and images/.")]
 Mode = Annotated[Literal["mock", "live"] | None, typer.Option("--mode", help="Beats GENERATOR_MODE.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from sparklio import __version__
+
+        typer.echo(f"sparklio {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the run's log on stderr.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     terminal.configure(debug=debug, verbose=verbose)
 
@@ -52,7 +64,8 @@ def init(folder: Annotated[Path, typer.Argument(metavar="[DIR]")] = Path()) -> N
 
     for path, written in write_scaffold(folder):
         terminal.say(f"{'wrote' if written else 'kept '} {path}")
-    terminal.say("next: sparklio run")
+    there = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+    terminal.say(f"next: {there}sparklio run")
 
 
 @app.command()
@@ -69,14 +82,19 @@ def run(
 ) -> None:
     """Make a page from an input file."""
     from graph.inputs import load_input
-    from sparklio.scaffold import example_input
+    from sparklio.publish import out_folder
+    from sparklio.scaffold import example_input, told_example
     from sparklio.studio import Sparklio
 
-    studio = Sparklio(mode=mode)
-    inputs = load_input(input_file or example_input(), studio.images.save)
+    studio, folder = Sparklio(mode=mode), out_folder(out)
+    path = input_file or example_input()
+    if input_file is None:
+        terminal.note(told_example(path), as_json=as_json)
+    inputs = load_input(path, studio.images.save)
+    terminal.warn(inputs.warnings, as_json=as_json)
 
     async def book(studio: Sparklio) -> RunRecord:
-        return await studio.runs.start(inputs, run_id=run_id, stage=stage, out=out.absolute() if out else None)
+        return await studio.runs.start(inputs, run_id=run_id, stage=stage, out=folder, input_file=path)
 
     terminal.drive(studio, book, as_json=as_json, plain=plain)
 
@@ -86,7 +104,13 @@ def resume(run_id: RunId, as_json: AsJson = False, plain: Plain = False) -> None
     """Go on with a run that failed or was stopped, in the mode that it was started in."""
     from sparklio.studio import Sparklio
 
-    studio = Sparklio(mode=_record(run_id).mode)
+    record = _record(run_id)
+    if record.status == "finished":
+        terminal.note(
+            f"run {run_id} is finished already; `sparklio rerun {run_id} --from NODE` makes a part of it anew",
+            as_json=as_json,
+        )
+    studio = Sparklio(mode=record.mode)
 
     async def book(studio: Sparklio) -> RunRecord:
         return studio.runs.resumable(run_id)
@@ -104,25 +128,41 @@ def rerun(
         list[str] | None,
         typer.Option("--set", metavar="path=value", help="Change a value first, e.g. brief.target=캠핑족 (YAML)."),
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say which agents would run, and why. Run none.")] = False,
     out: Out = None,
     mode: Mode = None,
     as_json: AsJson = False,
     plain: Plain = False,
 ) -> None:
-    """Run a part of a run again, as a run of its own; without --mode in its parent's, unless GENERATOR_MODE is set."""
-    from routing.settings import load_settings
-    from sparklio.studio import Sparklio
+    """Run a part of a run again, as a run of its own; with neither --from nor --set what has changed since.
 
+    Without --mode in its parent's mode, unless GENERATOR_MODE is set.
+    """
+    from routing.settings import load_settings
+    from sparklio.publish import out_folder, read_result
+    from sparklio.studio import Sparklio
+    from sparklio.tables import preview_table
+
+    folder = out_folder(out, run_id)
     parsed = dict(_assignment(change) for change in changes or ())
     parent = _record(run_id)
     if mode is None and load_settings().values["GENERATOR_MODE"].source == "default":
         mode = parent.mode
     studio = Sparklio(mode=mode)
+    if dry_run or not (start_at or parsed):
+        preview = asyncio.run(_preview(studio, run_id, start_at, parsed))
+        if dry_run:
+            terminal.print_json(preview) if as_json else terminal.show(preview_table(preview))
+            return
+        if not preview["nodes"]:
+            if as_json:
+                terminal.print_json(read_result(_store(), run_id))
+            else:
+                terminal.say(f"nothing has changed since {run_id}; --from NODE runs an agent again all the same")
+            return
 
     async def book(studio: Sparklio) -> RunRecord:
-        return await studio.runs.start_rerun(
-            run_id, start_at=start_at, changes=parsed, out=out.absolute() if out else None
-        )
+        return await studio.runs.start_rerun(run_id, start_at=start_at, changes=parsed, out=folder)
 
     terminal.drive(studio, book, as_json=as_json, plain=plain)
 
@@ -250,6 +290,9 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.add_typer(families.commands)
+
+
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 interrupted."""
     for stream in (sys.stdout, sys.stderr):
@@ -272,11 +315,12 @@ def _run(words: list[str]) -> int:
             exc.show()
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("interrupted", err=True)
-        return terminal.INTERRUPTED
+        code = terminal.INTERRUPTED
     except Exception as exc:  # noqa: BLE001 - the last line of defence: a defect, too, is told in one sentence
         terminal.print_error(exc, as_json=as_json)
         return 2 if isinstance(exc, UsageError) else 1
+    if code == terminal.INTERRUPTED:  # Typer makes it of a KeyboardInterrupt, too
+        terminal.print_interrupted(as_json=as_json)
     return code if isinstance(code, int) else 0
 
 
@@ -290,6 +334,11 @@ def _store() -> Any:
 def _record(run_id: str) -> RunRecord:
     record: RunRecord = _store().load(run_id)
     return record
+
+
+async def _preview(studio: Sparklio, run_id: str, start_at: str | None, changes: dict[str, Any]) -> dict[str, Any]:
+    async with studio:
+        return (await studio.preview_rerun(run_id, start_at=start_at, changes=changes)).to_dict()
 
 
 def _assignment(text: str) -> tuple[str, Any]:

@@ -8,16 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from graph.driver import Published
 from graph.rerun import NODES
-from graph.runs import Published
 from graph.store import RunRecord, RunStore
 from providers.base import Usage
-from providers.errors import StorageError, UnknownNameError
-from routing.image_store import MEDIA_TYPES, ImageStore, write_whole
+from providers.errors import StorageError, UnknownNameError, UsageError
+from routing.image_store import MEDIA_TYPES, ImageStore, is_image_id, write_whole
 from routing.prices import total_cost
 from sparklio.page import render_page
 
-__all__ = ["PAGE_FILE", "RESULT_FILE", "Publisher", "read_result"]
+__all__ = ["PAGE_FILE", "RESULT_FILE", "Publisher", "out_folder", "read_result"]
 
 RESULT_FILE = "result.json"
 PAGE_FILE = "page.html"
@@ -72,13 +72,38 @@ class Publisher:
         try:
             return self._images.path(image_id)
         except UnknownNameError as exc:
-            for member in self._runs.family(record.run_id):
+            for member in self._runs.family(record.run_id) if is_image_id(image_id) else ():
                 kept = (self._runs.folder(member.run_id) / IMAGES).glob(f"{image_id}.*")
                 if found := next(kept, None):
                     return found
             raise StorageError(
                 f"the image {image_id} is gone", hint=f"make it again: sparklio rerun {record.run_id} --from vision"
             ) from exc
+
+
+def out_folder(out: str | Path | None, member: str | None = None) -> Path | None:
+    """``out`` made absolute, before anything is made for it; a rerun may publish where its family, of which ``member``
+    is one, has published before.
+
+    Raises:
+        UsageError: it holds the page of another run.
+    """
+    if not out:
+        return None
+    folder = Path(out).expanduser().absolute()
+    try:
+        holder = str(json.loads((folder / RESULT_FILE).read_bytes())["meta"]["run_id"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return folder  # no result of ours is there
+    if member is None or _family(holder) != _family(member):
+        raise UsageError(
+            f"{folder} holds the page of run {holder!r}", hint="choose another --out, or remove that folder first"
+        )
+    return folder
+
+
+def _family(run_id: str) -> str:
+    return run_id.partition(".")[0]
 
 
 def read_result(runs: RunStore, run_id: str) -> dict[str, Any]:

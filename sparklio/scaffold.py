@@ -8,7 +8,7 @@ from pathlib import Path
 from routing.image_store import write_whole
 from routing.packaged_files import DEFAULT_CONFIG, ENV_EXAMPLE, EXAMPLE_INPUT
 
-__all__ = ["example_input", "write_scaffold"]
+__all__ = ["example_input", "told_example", "write_scaffold"]
 
 _EXAMPLE = Path("examples") / "protein_plus.yaml"
 
@@ -31,3 +31,10 @@ def write_scaffold(folder: Path) -> Iterator[tuple[Path, bool]]:
 def example_input() -> Path:
     """The example of this folder, else the packaged one."""
     return _EXAMPLE if _EXAMPLE.is_file() else EXAMPLE_INPUT
+
+
+def told_example(path: Path) -> str:
+    """Which example that is, for somebody who named no input."""
+    return (
+        f"input:  {path}" if path == _EXAMPLE else "input:  the packaged example; `sparklio init` writes one to change"
+    )

@@ -6,21 +6,26 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from graph.checkpoints import open_checkpointer
+from graph.database import Database, open_database
 from graph.history import Point
-from graph.inputs import RunInput
+from graph.inputs import RunInput, load_input
+from graph.planning import Preview
 from graph.runs import Event, Runs
 from graph.store import RunRecord, RunStore
 from nodes.context import Context
 from providers.errors import StorageError
 from routing.contracts import Language, Mode, Stage
 from routing.gateways import build_gateways
-from routing.image_store import ImageStore
+from routing.image_store import ImageStore, image_id
 from routing.settings import Settings, load_settings
-from sparklio.publish import PAGE_FILE, Publisher, read_result
+from sparklio.publish import PAGE_FILE, Publisher, out_folder, read_result
+
+if TYPE_CHECKING:
+    from sparklio.pruning import Pruned
 
 __all__ = ["Run", "Sparklio"]
 
@@ -73,18 +78,22 @@ class Sparklio:
         self.settings: Settings = load_settings({**(settings or {}), **told})
         self._resources = AsyncExitStack()
         self._runs: Runs | None = None
+        self._database: Database | None = None
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             gateways = build_gateways(self.settings)
             stack.push_async_callback(gateways.aclose)
-            checkpointer = await stack.enter_async_context(open_checkpointer(self.settings.home / "checkpoints.sqlite"))
+            path = self.settings.home / "checkpoints.sqlite"
+            database = await stack.enter_async_context(open_database(path, self.settings.encryption_key))
             store = RunStore(self.settings.home)
+            self._database = database
             self._runs = Runs(
                 store,
-                checkpointer,
+                database,
                 Context(llm=gateways.llm, media=gateways.media),
                 mode=self.settings.mode,
+                read_input=lambda path, keep: load_input(path, self.images.save if keep else image_id),
                 publish=Publisher(gateways.media.store, store),
                 prepare=gateways.prepare,
                 budget_usd=self.settings.run_budget_usd,
@@ -94,15 +103,20 @@ class Sparklio:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._runs = None
+        self._runs = self._database = None
         await self._resources.aclose()
 
     @property
     def runs(self) -> Runs:
         """The book of runs beneath; most callers need only the methods below."""
         if self._runs is None:
-            raise RuntimeError("use `async with Sparklio() as studio:`")
+            raise _not_entered()
         return self._runs
+
+    def _opened(self) -> Database:
+        if self._database is None:
+            raise _not_entered()
+        return self._database
 
     @property
     def images(self) -> ImageStore:
@@ -195,7 +209,9 @@ class Sparklio:
 
         Args:
             run_id: a finished run, or one that has all that is to be kept.
-            start_at: an agent; it and all downstream of it run again, and nothing beside.
+            start_at: an agent; it and all downstream of it run again, and nothing beside. With neither this nor
+                ``changes`` every agent that would be asked otherwise now (another prompt, model, option, workflow or
+                input file), and downstream; where that is nobody, the run itself is returned.
             changes: values by dotted path (``{"brief.target": "캠핑족"}``) or nested (``{"brief": {"target": ...}}``; a
                 mapping is merged). Without ``start_at`` every agent that reads what changed runs again, and downstream.
             out: as in :meth:`run`.
@@ -203,12 +219,102 @@ class Sparklio:
         Raises:
             SparklioError: as :meth:`run`; a UsageError where the rerun would overwrite a change.
         """
-        record = await self.runs.start_rerun(run_id, start_at=start_at, changes=changes or {}, out=_folder(out))
-        return await self._finish(record)
+        changes, folder = changes or {}, out_folder(out, run_id)
+        if not (await self.runs.preview_rerun(run_id, start_at=start_at, changes=changes)).nodes and not changes:
+            return await self.load(run_id)
+        return await self._finish(await self.runs.start_rerun(run_id, start_at=start_at, changes=changes, out=folder))
+
+    async def preview_rerun(
+        self, run_id: str, *, start_at: str | None = None, changes: Mapping[str, Any] | None = None
+    ) -> Preview:
+        """What :meth:`rerun` would run, why, and what that cost the last time. Runs nothing."""
+        return await self.runs.preview_rerun(run_id, start_at=start_at, changes=changes)
 
     async def history(self, run_id: str) -> list[Point]:
         """The checkpoints of the run and its family: id, next nodes and values of each."""
         return await self.runs.history(run_id)
+
+    async def diff(self, a: str, b: str) -> dict[str, Any]:
+        """What run ``b`` made otherwise than run ``a``.
+
+        Returns ``{a, b, differences: [{path, change: changed | added | removed, old, new}]}``; ``a`` and ``b`` are
+        ``{run_id, status, mode, stage, models, cost_usd, wall_ms}``. A run without result is compared by its state.
+
+        Raises:
+            UnknownNameError: there is no such run.
+            StorageError: a result or state cannot be read.
+        """
+        from sparklio.differences import compared, differences, outline
+
+        runs = [await self._made(run_id) for run_id in (a, b)]
+        found = differences(compared(*runs[0]), compared(*runs[1]))
+        return {
+            "a": outline(*runs[0]),
+            "b": outline(*runs[1]),
+            "differences": [difference.to_dict() for difference in found],
+        }
+
+    async def _made(self, run_id: str) -> tuple[RunRecord, dict[str, Any] | None, dict[str, Any]]:
+        """The record of a run and its result, or where there is none its state."""
+        record = self.runs.store.load(run_id)
+        try:
+            return record, await asyncio.to_thread(read_result, self.runs.store, run_id), {}
+        except FileNotFoundError:
+            return record, None, await self.runs.values(run_id)
+
+    async def pack(self, run_id: str, out: str | Path | None = None) -> Path:
+        """Write a run with its images and checkpoints into one file, for :meth:`unpack` on another machine.
+
+        Args:
+            run_id: a run that nobody is running.
+            out: the file, or a folder for it; default: ``<run_id>.sparklio`` in the current folder.
+
+        Raises:
+            UnknownNameError: there is no such run.
+            RunBusyError: it is being run.
+            StorageError: something of it cannot be read, or the file not be written.
+        """
+        from sparklio.packing import pack_run, package_path
+
+        path = package_path(run_id, _folder(out))
+        return await pack_run(self.runs.store, self.images, self._opened(), run_id, path)
+
+    async def unpack(self, file: str | Path) -> RunRecord:
+        """Make a packed run one of this machine's; nothing is written before all of the file has been checked.
+
+        Raises:
+            InputError: it is no packed run, or damaged.
+            ConfigError: it is encrypted, and not with this machine's key.
+            RunExistsError: there is a run of its id here.
+            StorageError: the data folder cannot be written.
+        """
+        from sparklio.package import open_package
+        from sparklio.unpacking import unpack_run
+
+        with open_package(Path(file)) as package:
+            return await unpack_run(self.runs.store, self.images, self._opened(), package)
+
+    async def prune(
+        self,
+        *,
+        older_than: timedelta | None = None,
+        keep: int | None = None,
+        unfinished: bool = False,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Delete the runs that ended longer than ``older_than`` ago and are not among the ``keep`` latest.
+
+        Failed and interrupted ones stay unless ``unfinished``; one that is being run always stays. Then images that no
+        run names and that are older than a day.
+
+        Raises:
+            UsageError: neither ``older_than`` nor ``keep`` is given.
+            StorageError: the data folder cannot be read or written.
+        """
+        from sparklio.pruning import Pruner
+
+        pruner = Pruner(self.settings.home, self.settings.images, self._opened())
+        return await pruner.prune(older_than=older_than, keep=keep, unfinished=unfinished, dry_run=dry_run)
 
     def draw(self, format: Literal["mermaid", "ascii", "svg"] = "mermaid") -> str:
         """The flow as a drawing, made here: nothing is sent anywhere."""
@@ -227,7 +333,7 @@ class Sparklio:
         out: str | Path | None,
     ) -> RunRecord:
         inputs = RunInput.parse({"brand": brand, "product": product, "image": image or {}, "language": language})
-        return await self.runs.start(inputs, run_id=run_id, stage=stage, out=_folder(out))
+        return await self.runs.start(inputs, run_id=run_id, stage=stage, out=out_folder(out))
 
     async def _finish(self, record: RunRecord) -> Run:
         async for _ in self.runs.drive(record):
@@ -263,6 +369,10 @@ def run(**arguments: Any) -> Run:
             return await studio.run(**arguments)
 
     return asyncio.run(whole())
+
+
+def _not_entered() -> RuntimeError:
+    return RuntimeError("use `async with Sparklio() as studio:`")
 
 
 def _folder(out: str | Path | None) -> Path | None:

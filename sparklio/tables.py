@@ -165,6 +165,32 @@ def _nodes_table(nodes: Mapping[str, Record]) -> Table:
     return table
 
 
+def preview_table(preview: Record) -> Table:
+    """One row per agent that a rerun would run, and a last one that adds them up.
+
+    Args:
+        preview: ``{nodes: [{node, why, calls, images, seconds, cost_usd}], calls, images, seconds, cost_usd}``.
+    """
+    table = Table(box=None, header_style="bold", pad_edge=False, show_footer=bool(preview["nodes"]))
+    cost = "" if preview["cost_usd"] in (None, 0) else f"{preview['cost_usd']:.4f} USD"
+    table.add_column("would run", no_wrap=True, footer=Text(f"{len(preview['nodes'])} agents"))
+    table.add_column("because", overflow="fold", footer=Text(cost))
+    table.add_column("calls", justify="right", footer=Text(str(preview["calls"])))
+    table.add_column("images", justify="right", footer=Text(str(preview["images"])))
+    table.add_column("last time", justify="right", footer=Text(seconds(preview["seconds"] * 1000)))
+    for node in preview["nodes"]:
+        table.add_row(
+            Text(one_line(node["node"])),
+            Text(one_line(node["why"])),
+            str(node["calls"]),
+            str(node["images"] or ""),
+            seconds(node["seconds"] * 1000),
+        )
+    if not preview["nodes"]:
+        table.add_row("nothing", "nothing has changed since")
+    return table
+
+
 def settings_table(values: Mapping[str, Record]) -> Table:
     """One row per setting, and one for each value that it hides; that a default is overridden surprises nobody.
 

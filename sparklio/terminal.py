@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import signal
+import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from routing.logs import LOGGERS, MaskingFormatter, mask_secrets, masked_description
 from sparklio.plain_text import printable
+from sparklio.stopping import INTERRUPTED, Stop, hear_all_stop_signals, interruption
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -25,16 +26,21 @@ if TYPE_CHECKING:
     from sparklio.studio import Run, Sparklio
 
 __all__ = [
+    "INTERRUPTED",
     "configure",
     "drive",
+    "note",
     "print_error",
+    "print_interrupted",
     "print_json",
     "say",
     "show",
     "warn",
 ]
 
-INTERRUPTED = 130
+log = logging.getLogger(__name__)
+
+_UNWRAPPED = 10_000  # a file or a pipe has no width, and a command that is broken in two is no command
 
 
 @dataclass
@@ -42,6 +48,8 @@ class _Flags:
     debug: bool = False
     verbose: bool = False
     secrets: tuple[str, ...] = ()
+    interruption_told: bool = False
+    untold: list[str] = field(default_factory=list)
 
 
 _flags = _Flags()
@@ -49,8 +57,9 @@ _flags = _Flags()
 
 def configure(*, debug: bool, verbose: bool) -> None:
     """Keep the flags, and hear the logs only where ``-v`` asks for them."""
-    _flags.debug, _flags.verbose = debug, verbose
+    _flags.debug, _flags.verbose, _flags.interruption_told, _flags.untold = debug, verbose, False, []
     keep_secret(())
+    hear_all_stop_signals()
 
 
 def keep_secret(secrets: Iterable[str]) -> None:
@@ -70,9 +79,17 @@ def say(text: str) -> None:
     typer.echo(printable(text))
 
 
-def warn(warnings: Iterable[str]) -> None:
+def note(text: str, *, as_json: bool = False) -> None:
+    """A line on stderr, for people. Whoever reads the error object finds nothing else there: the run's log has it."""
+    if as_json and not sys.stderr.isatty():
+        _flags.untold.append(text)
+    else:
+        typer.echo(printable(text), err=True)
+
+
+def warn(warnings: Iterable[str], *, as_json: bool = False) -> None:
     for warning in warnings:
-        typer.echo(f"warning: {printable(warning)}", err=True)
+        note(f"warning: {warning}", as_json=as_json)
 
 
 def show(renderable: RenderableType) -> None:
@@ -100,6 +117,15 @@ def print_error(error: BaseException, *, as_json: bool) -> None:
         typer.echo(f"go on with: sparklio resume {body['run_id']}", err=True)
 
 
+def print_interrupted(run_id: str | None = None, *, as_json: bool) -> None:
+    """That a signal ended it, and how to go on; on stderr, as :func:`print_error` tells a failure. Told only once."""
+    if _flags.interruption_told:
+        return
+    _flags.interruption_told = True
+    with suppress(OSError):  # who hung up has no terminal left to be told on
+        typer.echo(interruption(run_id, as_json=as_json), err=True)
+
+
 def drive(
     studio: Sparklio,
     book: Callable[[Sparklio], Awaitable[RunRecord]],
@@ -109,13 +135,16 @@ def drive(
 ) -> None:
     """Run what ``book`` books, showing it as it goes, then print the result or where it is."""
     keep_secret(studio.settings.secrets)
-    warn(studio.settings.warnings)
-    booked: list[str] = []
+    warn(studio.settings.warnings, as_json=as_json)
+    stop = Stop(as_json=as_json, secrets=studio.settings.secrets)
     try:
-        done = asyncio.run(_drive(studio, book, booked, as_json=as_json, plain=plain))
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        resume = f"; go on with: sparklio resume {booked[0]}" if booked else ""
-        typer.echo(f"interrupted{resume}", err=True)
+        with stop:
+            done = asyncio.run(_drive(studio, book, stop, as_json=as_json, plain=plain))
+    except (KeyboardInterrupt, asyncio.CancelledError, OSError) as exc:
+        if isinstance(exc, OSError) and not stop.heard:  # else of the terminal, which is gone after a SIGHUP
+            raise
+        stop.told = True
+        print_interrupted(stop.run_id, as_json=as_json)
         raise typer.Exit(INTERRUPTED) from None
     if as_json:
         print_json(done.result)
@@ -127,28 +156,41 @@ def drive(
     for issue in review["issues"]:
         say(f"        {issue['severity']}: {issue['message']}")
     if done.result["meta"]["mode"] == "mock":
-        say("mock:   no model was asked; with Ollama and ComfyUI running: sparklio run --mode live")
+        say("mock:   no model was asked; what a live run needs: sparklio doctor --mode live")
 
 
 async def _drive(
     studio: Sparklio,
     book: Callable[[Sparklio], Awaitable[RunRecord]],
-    booked: list[str],
+    stop: Stop,
     *,
     as_json: bool,
     plain: bool,
 ) -> Run:
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    stop.cancel_this_task()
     async with studio:
         record = await book(studio)
-        booked.append(record.run_id)
-        with _view(as_json=as_json, plain=plain) as view:
-            async with aclosing(studio.runs.drive(record)) as events:
-                async for event in events:
-                    view.update(event)
-        return await studio.load(record.run_id)
+        stop.run_id = record.run_id
+        ours = False  # who waits for somebody else's run to end has no say in its images
+        try:
+            with _view(as_json=as_json, plain=plain) as view:
+                async with aclosing(studio.runs.drive(record)) as events:
+                    async for event in events:
+                        if not ours:
+                            _log_untold(record.run_id)
+                        ours = True
+                        view.update(event)
+            return await studio.load(record.run_id)
+        finally:
+            if stop.heard and ours:
+                await stop.see_to_jobs(studio.runs)
+
+
+def _log_untold(run_id: str) -> None:
+    """Once the run has begun, and with it its log."""
+    for text in _flags.untold:
+        log.warning("%s", text, extra={"run_id": run_id})
+    _flags.untold.clear()
 
 
 def _view(*, as_json: bool, plain: bool) -> Any:
@@ -166,4 +208,7 @@ def _view(*, as_json: bool, plain: bool) -> Any:
 def _console(*, stderr: bool, quiet: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, quiet=quiet, highlight=False)
+    console = Console(stderr=stderr, quiet=quiet, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNWRAPPED
+    return console

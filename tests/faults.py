@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
+from graph.history import finished_agents
 from providers.errors import SparklioError
+from routing.contracts import LLMAnswer
 from routing.packaged_files import DEFAULT_CONFIG
 from sparklio import Event, Run, Sparklio
 from tests.conftest import BRAND, PRODUCT
@@ -93,16 +95,20 @@ async def failure(studio: Sparklio, kind: type[SparklioError], *, run_id: str = 
     async with asyncio.timeout(NEVER_S):
         while not asyncio.all_tasks() <= tasks:  # noqa: ASYNC110  # the last writes of checkpoints
             await asyncio.sleep(0.002)
-    return Failure(error, set(await studio.runs._done(store.load(run_id))), shown)
+    return Failure(error, set(await finished_agents(store.load(run_id), studio.runs.graph)), shown)
 
 
 async def going_on(studio: Sparklio, ollama: OllamaStandIn, finished: set[str], *, run_id: str = "page") -> Run:
-    """Resume to the end, the ``finished`` agents not being asked again, and none of the others twice."""
+    """Resume to the end: nobody is asked again who had finished or whose answer was recorded, and nobody twice."""
+    answered = {
+        effect.node for effect in await studio.runs._ledger.load(run_id) if isinstance(effect.answer, LLMAnswer)
+    }
+    assert finished <= answered
     before = Counter(ollama.by_task)
     async with asyncio.timeout(NEVER_S):
         run = await studio.resume(run_id)
     _check(run)
-    assert dict(ollama.by_task - before) == {SCHEMAS[name]: 1 for name in NODES - finished}
+    assert dict(ollama.by_task - before) == {SCHEMAS[name]: 1 for name in NODES - answered}
     return run
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from graph.history import finished_agents
 from providers.errors import RunBusyError
 from providers.media.comfyui import ComfyUIProvider
 from providers.media.comfyui.watch import Patience
@@ -112,7 +113,7 @@ async def test_cancelling_leaves_nothing_but_a_run_to_resume(
             assert is_free(studio, "page")
             assert (comfyui.interrupts, comfyui.deleted) == ([], []), "the image goes on"
             heal(ollama, comfyui)
-            done = set(await studio.runs._done(studio.runs.store.load("page")))
+            done = set(await finished_agents(studio.runs.store.load("page"), studio.runs.graph))
             await going_on(studio, ollama, done)
         assert len(comfyui.prompts) == 1
 
@@ -160,7 +161,7 @@ async def test_leaving_the_stream_stops_the_run(
             await comfyui.until(lambda: asyncio.all_tasks() == quiet, timeout_s=AT_ONCE_S)
             assert studio.runs.store.load("page").status == "interrupted"
             assert is_free(studio, "page")
-            done = set(await studio.runs._done(studio.runs.store.load("page")))
+            done = set(await finished_agents(studio.runs.store.load("page"), studio.runs.graph))
             await going_on(studio, ollama, done)
         assert len(comfyui.prompts) == 1
 
@@ -227,7 +228,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(ollama: OllamaStan
         assert len(stopped) > RUNS_OF_THE_STORM // 3
         assert all(is_free(studio, run_id) for run_id in records)
         for run_id in dice.sample(stopped, 4):
-            done = set(await studio.runs._done(store.load(run_id)))
+            done = set(await finished_agents(store.load(run_id), studio.runs.graph))
             await going_on(studio, ollama, done, run_id=run_id)
     jobs = [body["prompt_id"] for body in comfyui.prompts]
     assert len(jobs) == len(set(jobs)), "no image is asked for twice"

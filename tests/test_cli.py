@@ -188,7 +188,6 @@ def test_the_shadow_is_said_at_the_start_of_a_run(sparklio: Shell, tmp_path: Pat
         (("history", "nobody"), "unknown run"),
         (("resume", "nobody"), "unknown run"),
         (("rerun", "nobody", "--from", "brand"), "unknown run"),
-        (("rerun", "there"), "needs a node"),
         (("rerun", "there", "--from", "copywritter"), "known: brand, brief, copywriter, reviewer, strategist, vision"),
         (("rerun", "there", "--set", "brief"), "path=value"),
         (("rerun", "there", "--set", "brief.targett=x"), "no such value"),
@@ -226,6 +225,7 @@ def test_a_workflow_that_does_not_exist_is_refused_before_anything_is_done(spark
 
 def test_another_run_in_the_same_out_folder_takes_nothing_from_the_first(sparklio: Shell, earbuds: Path) -> None:
     first = sparklio.json("run", str(earbuds), "--run-id", "one", "--out", "page")
+    Path("page", "result.json").unlink()
     second = sparklio.json("run", "--run-id", "two", "--out", "page")
     assert first["brand_summary"]["name"] != second["brand_summary"]["name"]
     assert sparklio.json("resume", "one") == first
@@ -316,6 +316,25 @@ def test_errors_as_json_go_to_stderr(sparklio: Shell) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     error = json.loads(done.stderr)["error"]
     assert set(error) >= {"code", "message", "hint", "request_id"}
+
+
+def test_with_json_nothing_but_the_error_object_is_on_stderr(sparklio: Shell, tmp_path: Path) -> None:
+    """What people are told beside goes into the run's log."""
+    (tmp_path / ".env").write_text("OLLAMA_BASE_URL=http://desktop:11434\n")
+    wish = {"brand": BRAND, "product": PRODUCT, "image": {"kind": "hreo"}}
+    (tmp_path / "input.yaml").write_text(yaml.safe_dump(wish, allow_unicode=True), encoding="utf-8")
+    shadow = {"OLLAMA_BASE_URL": "http://old:11434"}
+    shown = sparklio("run", "input.yaml", **shadow).stderr
+    assert "did you mean" in shown
+    assert "unset OLLAMA_BASE_URL" in shown
+    for words, told in ((("run", "input.yaml"), ("did you mean", "unset OLLAMA")), (("run",), ("input:", "unset"))):
+        done = sparklio(*words, "--run-id", f"page{len(words)}", "--json", **shadow)
+        assert (done.returncode, done.stderr) == (0, "")
+        log = (tmp_path / ".sparklio" / "runs" / f"page{len(words)}" / "run.log").read_text(encoding="utf-8")
+        assert all(log.count(words) == 1 for words in told)
+    assert sparklio("resume", "page1", "--json", **shadow).stderr == ""
+    refused = sparklio("run", "--run-id", "page1", "--json", **shadow)
+    assert json.loads(refused.stderr)["error"]["code"] == "run_exists"
 
 
 def test_debug_shows_the_trace(sparklio: Shell) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -309,6 +310,35 @@ def test_interrupting_a_pull_is_exit_130_and_no_trace(ollama: OllamaLibraryStand
     assert "Traceback" not in err
 
 
+def test_an_ollama_that_hangs_is_not_said_to_load_a_model(
+    doctor: Doctor, closed: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("providers.llm.ollama._PROBE_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OLLAMA_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        found = doctor.findings("--mode", "live")["ollama"]
+    assert (found["state"], found["message"]) == ("failed", "no answer from Ollama within 0.2 s")
+    assert "hang" in found["remedy"]
+
+
+def test_a_host_that_nobody_knows_is_not_told_to_be_started(
+    doctor: Doctor, closed: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = socket.getaddrinfo
+
+    def look_up(host: str, *rest: Any, **more: Any) -> Any:
+        if host == "desktop":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return known(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setenv("OLLAMA_BASE_URL", "http://me:hidden-word@desktop:11434")
+    found = doctor.findings("--mode", "live")["ollama"]
+    assert "'desktop'" in found["remedy"]
+    assert "ollama serve" not in found["remedy"]
+    assert "hidden-word" not in json.dumps(found)
+
+
 # -- settings and routing ----------------------------------------------------------------------------------------------
 
 
@@ -319,6 +349,24 @@ def test_a_variable_that_hides_dotenv_comes_first(doctor: Doctor, closed: tuple[
     assert first["remedy"] == "unset OLLAMA_BASE_URL"
     assert closed[0] in first["message"]
     assert "http://***@desktop:11434" in first["message"]
+
+
+def test_slips_in_dotenv_are_findings(doctor: Doctor, closed: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("OLAMA_BASE_URL=http://desktop:11434\nOLLAMA_BASE_URL http://desktop:11434\n")
+    found = {subject: (one["state"], one["remedy"]) for subject, one in doctor.findings().items()}
+    assert found[".env:1"] == ("warning", "did you mean OLLAMA_BASE_URL?")
+    assert found[".env:2"] == ("warning", "write it as NAME=value, or begin it with #")
+
+
+@pytest.mark.usefixtures("live")
+def test_a_rule_s_kind_that_is_likely_a_slip(doctor: Doctor, tmp_path: Path) -> None:
+    kinds = ["banner", "hero_wide", "heroo", "hero"]
+    rules = [{"kind": [kind], "provider": "comfyui", "workflow": "hero_v1"} for kind in kinds]
+    write_config(tmp_path, media_routing={"image": rules})
+    found = {key: one for key, one in doctor.findings().items() if key.startswith("media_routing")}
+    assert list(found) == ["media_routing.image[2]"], "any other word may be somebody's own"
+    assert found["media_routing.image[2]"]["state"] == "warning"
+    assert "did you mean 'hero'?" in found["media_routing.image[2]"]["remedy"]
 
 
 def test_credentials_are_shown_nowhere(
@@ -370,6 +418,38 @@ def test_a_key_that_is_missing_stops_every_live_run(doctor: Doctor, tmp_path: Pa
     found = doctor.findings("--mode", mode)["openai"]
     assert found["state"] == {"mock": "warning", "live": "failed"}[mode]
     assert "OPENAI_API_KEY" in found["remedy"]
+
+
+@pytest.mark.usefixtures("live")
+def test_a_package_and_a_key_that_lack_are_told_together(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_config(tmp_path, providers={"llm": {"active": ["openai"]}, "media": {"active": ["comfyui"]}})
+    monkeypatch.setenv("OPENAI_DEFAULT_MODEL", "muse")
+    for name in ("langchain_openai", "providers.llm.openai.chat"):
+        monkeypatch.setitem(sys.modules, name, None)
+    found = doctor.findings("--mode", "live")["openai"]
+    assert found["state"] == "failed"
+    assert "needs the package" in found["message"]
+    assert "OPENAI_API_KEY is not set either" in found["message"]
+    monkeypatch.setenv("OPENAI_API_KEY", "key-that-nobody-may-see")
+    assert "OPENAI_API_KEY" not in doctor.findings("--mode", "live")["openai"]["message"]
+
+
+@pytest.mark.parametrize("mode", ["mock", "live"])
+def test_the_variable_of_a_missing_default_model_is_the_provider_s_own(
+    doctor: Doctor, closed: tuple[str, str], tmp_path: Path, mode: str
+) -> None:
+    write_config(
+        tmp_path,
+        providers={"llm": {"active": ["gemini"]}, "media": {"active": ["comfyui"]}},
+        llm_routing={},
+        models={},
+        prices={},
+        settings={},
+    )
+    found = doctor.findings("--mode", mode)["routing"]
+    assert "set GOOGLE_DEFAULT_MODEL, or" in found["remedy"]
 
 
 @pytest.mark.parametrize("mode", ["mock", "live"])

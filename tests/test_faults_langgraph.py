@@ -8,6 +8,7 @@ import os
 import signal
 import sqlite3
 import sys
+import zlib
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -22,7 +23,8 @@ from langgraph.checkpoint.serde import _msgpack, jsonplus
 
 import sparklio
 from graph import build_graph
-from graph.checkpoints import open_checkpointer
+from graph.database import open_database
+from graph.history import finished_agents
 from graph.state import OUTPUT_KEYS, PageState
 from nodes.context import Context
 from providers.errors import AttemptTimeoutError, AuthenticationError, JobError, RejectedError, StorageError
@@ -221,10 +223,10 @@ def calls_of(kind: type) -> list[Any]:
 async def test_foreign_types_are_not_revived(ollama: OllamaStandIn) -> None:
     async with Sparklio() as studio:
         await whole_run(studio)
-        serde = studio.runs._checkpointer.serde
+        serde = studio.runs._database.saver.serde
         with pytest.raises(TypeError):
             serde.dumps_typed(Foreign("x"))
-        with pytest.raises(NotImplementedError, match="pickle"):
+        with pytest.raises(StorageError, match="pickle"):
             serde.loads_typed(("pickle", b"\x80\x04."))
         planted = {"lc": 2, "type": "constructor", "id": [__name__, "Foreign"], "args": ["x"]}
         assert serde.loads_typed(("json", json.dumps(planted).encode())) == planted
@@ -242,12 +244,12 @@ async def test_the_serializer_is_as_strict_as_the_variable(
     strict = jsonplus.JsonPlusSerializer()
     for module in (_msgpack, _serde):
         monkeypatch.setattr(module, "STRICT_MSGPACK_ENABLED", host_is_strict)
-    async with open_checkpointer(tmp_path / "checkpoints.sqlite") as saver:
-        used: Any = build_graph().compile(checkpointer=saver).checkpointer
+    async with open_database(tmp_path / "checkpoints.sqlite") as database:
+        used: Any = build_graph().compile(checkpointer=database.saver).checkpointer
         before = Foreign.revived
         assert [used.serde.loads_typed(blob) for blob in blobs] == [strict.loads_typed(blob) for blob in blobs]
         assert Foreign.revived == before
-        assert not used.serde.pickle_fallback
+        assert not used.serde.serde.pickle_fallback
     assert isinstance(permissive.loads_typed(blobs[0]), Foreign), "the blob would do its harm elsewhere"
 
 
@@ -255,13 +257,15 @@ async def test_a_type_planted_in_the_database_is_not_revived(ollama: OllamaStand
     ollama.fail(Fault.STATUS_400, task="MarketingBrief")
     async with Sparklio() as studio:
         await failure(studio, RejectedError)
+        vault = studio.runs._database.vault
         database = sqlite3.connect(studio.settings.home / "checkpoints.sqlite")
         for row, blob in database.execute("select rowid, checkpoint from checkpoints").fetchall():
-            checkpoint = ormsgpack.unpackb(blob)
+            checkpoint = ormsgpack.unpackb(vault.decrypt("zlib", blob))
             if "brand" in checkpoint["channel_values"]:
                 checkpoint["channel_values"]["brand"]["tone"] = calls_of(Foreign)[1]
                 packed = ormsgpack.packb(checkpoint)
-                database.execute("update checkpoints set checkpoint = ? where rowid = ?", (packed, row))
+                kept = vault.encrypt(packed)[1]
+                database.execute("update checkpoints set checkpoint = ? where rowid = ?", (kept, row))
                 assert b"Foreign" in packed
         assert database.total_changes > 0
         database.commit()
@@ -278,7 +282,7 @@ async def test_the_state_is_plain_json_and_small(ollama: OllamaStandIn) -> None:
         await failure(studio, RejectedError)
         await studio.resume("page")
         await studio.rerun("page", start_at="copywriter")
-        checkpointer = studio.runs._checkpointer
+        checkpointer = studio.runs._database.saver
         for run_id in ("page", "page.2"):
             stored = [item async for item in checkpointer.alist({"configurable": {"thread_id": run_id}})]
             assert len(stored) >= 4
@@ -290,9 +294,10 @@ async def test_the_state_is_plain_json_and_small(ollama: OllamaStandIn) -> None:
     database = sqlite3.connect(studio.settings.home / "checkpoints.sqlite")
     for table, column in (("checkpoints", "checkpoint"), ("writes", "value")):
         for kind, blob in database.execute(f"select type, {column} from {table}"):
-            assert kind in ("msgpack", "null", "empty", "json")
-            assert b"PNG\r\n" not in blob
-            assert b"iVBORw0KGgo" not in blob
+            assert kind in ("msgpack+zlib", "null+zlib", "empty+zlib", "json+zlib")
+            content = zlib.decompress(blob)
+            assert b"PNG\r\n" not in content
+            assert b"iVBORw0KGgo" not in content
     database.close()
     assert (studio.settings.home / "checkpoints.sqlite").stat().st_size < BIGGEST_DATABASE
 
@@ -390,7 +395,7 @@ async def test_a_family_with_a_failed_member(ollama: OllamaStandIn, comfyui: Com
         jobs = len(comfyui.prompts)
         resumed = await studio.resume("page.2")
         assert (len(comfyui.prompts) - jobs, ollama.by_task["BrandSummary"]) == (1, 0)
-        assert dict(ollama.by_task) == {"ProductDetail": 1, "StyleReview": 1, "ImagePrompt": 1}
+        assert dict(ollama.by_task) == {"ProductDetail": 1, "StyleReview": 1}, "the words of the image are recorded"
         assert resumed.result["image"]["seed"] != beside.result["image"]["seed"]
 
         grandchild = await studio.rerun("page.2", start_at="reviewer")
@@ -411,7 +416,7 @@ async def test_a_failed_run_has_reruns_of_what_it_has(ollama: OllamaStandIn) -> 
 
 
 async def _done(studio: Sparklio) -> list[str]:
-    return await studio.runs._done(studio.runs.store.load("page"))
+    return await finished_agents(studio.runs.store.load("page"), studio.runs.graph)
 
 
 def _image_of(studio: Sparklio, done: list[str]) -> set[str]:
@@ -422,9 +427,9 @@ def _image_of(studio: Sparklio, done: list[str]) -> set[str]:
 @pytest.mark.parametrize("n", range(0, 40, 2))
 async def test_closing_in_the_middle_of_a_write_leaves_no_lock(tmp_path: Path, n: int) -> None:
     path = tmp_path / "checkpoints.sqlite"
-    async with open_checkpointer(path) as saver:
+    async with open_database(path) as database:
         config: Any = {"configurable": {"thread_id": "t", "checkpoint_ns": "", "checkpoint_id": "1"}}
-        writing = asyncio.ensure_future(saver.aput_writes(config, [("brand", "x")], "task"))
+        writing = asyncio.ensure_future(database.saver.aput_writes(config, [("brand", "x")], "task"))
         await asyncio.sleep(n * 0.00005)
     await asyncio.wait({writing})
     if not writing.cancelled():

@@ -52,6 +52,10 @@ def _file(tmp_path: Path, content: str | bytes) -> Path:
         (f"brand: {'9' * 5000}", "not valid YAML"),
         ('brand: {name: "x\\e]0;y"}\nproduct: {name: y, key_features: [a]}', "brand.name"),
         (GOOD + "image: {workflow: ../../x}", "image.workflow"),
+        (GOOD + "brand: {name: x}", "input.yaml:3:1: not valid YAML: the key 'brand' is given twice, first in line 1"),
+        ("brand:\n  name: x\n  name: y", "input.yaml:3:3: not valid YAML: the key 'name' is given twice"),
+        ("brand: {name: x}\n\tproduct: {}", "input.yaml:2:1: not valid YAML: found character '\\t'"),
+        ("brand:\n  name: \x07", "input.yaml:2:9: not valid YAML: unacceptable character"),
     ],
 )
 def test_bad_file_is_one_sentence_with_a_hint(tmp_path: Path, content: str | bytes, says: str) -> None:
@@ -69,6 +73,56 @@ def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
     assert "'product'" in _refused(_file(tmp_path, GOOD + "prodct: {}")).hint
     text = "brand: {name: x, industy: y}\nproduct: {name: y, key_features: [a]}"
     assert "'industry'" in _refused(_file(tmp_path, text)).hint
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        ({"product": {**PRODUCT, "facts": ["가격 39000"]}}, "product.facts: must be a mapping", "{가격: 39000}"),
+        (
+            {"product": {**PRODUCT, "facts": {"가격": [1]}}},
+            "product.facts.가격: must be a text, a number",
+            "{가격: 39000}",
+        ),
+        ({"product": {**PRODUCT, "facts": {"가" * 201: 1}}}, "is longer than 200 characters", "shorten"),
+        ({"product": {**PRODUCT, "key_features": ["a"] * 31}}, "has more than 30 entries", "keep"),
+        ({"product": {**PRODUCT, "key_features": "a, b"}}, "product.key_features: must be a list", "- entry"),
+        ({"brand": {"name": "x" * 201}}, "brand.name: is longer than 200 characters", "shorten"),
+        ({"brand": {"name": ""}}, "brand.name: is empty", "write"),
+        ({"brand": "소리결"}, "brand: must be a mapping", "key: value"),
+        ({"language": "kr"}, "language: must be 'ko' or 'en'", "write language"),
+        ({"image": {"seed": "abc"}}, "image.seed: must be a whole number", "e.g. 42"),
+        ({"image": {"seed": 1.5}}, "image.seed: must be a whole number", "e.g. 42"),
+        ({"image": {"seed": -1}}, "image.seed: must be greater than or equal to 0", "image.seed"),
+        ({"image": {"photo": "jar.jpg"}}, "unknown key image.photo", "it belongs under product:"),
+        ({"photo": "jar.jpg"}, "unknown key photo", "it belongs under product:"),
+        ({"name": "x"}, "unknown key name", "it belongs under brand: or product:"),
+        ({"product": {**PRODUCT, "kind": "hero"}}, "unknown key product.kind", "it belongs under image:"),
+        ({"brand": {**BRAND, "product": {}}}, "unknown key brand.product", "it belongs at the top, not under brand:"),
+        ({"product": {**PRODUCT, "facts": {"{a}": {}}}}, "product.facts.{a}: must be a text", "{가격: 39000}"),
+    ],
+)
+def test_a_wrong_value_is_told_in_the_file_s_own_words(change: dict[str, Any], message: str, hint: str) -> None:
+    with pytest.raises(InputError) as caught:
+        RunInput.parse({"brand": BRAND, "product": PRODUCT, **change}, source="input.yaml")
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    for jargon in ("Value error", "Input should", "dictionary", "[key]"):
+        assert jargon not in caught.value.message + caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "meant"),
+    [("heroo", "hero"), ("hreo", "hero"), ("thumnail", "thumbnail"), ("hero", None), ("banner", None), (None, None)],
+)
+def test_a_kind_that_is_likely_a_slip_is_told_and_allowed(
+    caplog: pytest.LogCaptureFixture, kind: str | None, meant: str | None
+) -> None:
+    inputs = RunInput.parse({"brand": BRAND, "product": PRODUCT, "image": {"kind": kind}})
+    assert inputs.image.kind == kind
+    told = [f"image.kind {kind!r} is none of the usual kinds; did you mean {meant!r}?"] if meant else []
+    assert list(inputs.warnings) == told
+    assert [record.getMessage() for record in caplog.records] == [f"input: {one}" for one in told]
 
 
 def test_facts_stay_what_was_written(tmp_path: Path) -> None:

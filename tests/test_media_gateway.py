@@ -27,6 +27,14 @@ class ScriptedImages:
 
     async def check(self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]) -> None: ...
 
+    def goes_on(self, provider: str) -> bool:
+        return False
+
+    async def cancel(self, provider: str, idempotency_key: str) -> None: ...
+
+    def fingerprint(self, route: ImageRoute, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {}
+
     async def stream(
         self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]
     ) -> AsyncGenerator[ImageChunk, None]:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import logging
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -173,10 +174,20 @@ async def test_half_a_surrogate_pair_is_replaced(provider: OllamaProvider, ollam
     assert [message["content"] for message in ollama.chats[0]["messages"]] == ["?나", "가?"]
 
 
-@pytest.mark.parametrize("models", [{"num_predict": -1}, {"num_ctx": "8k"}, {"num_ctx": 0}, {"num_ctx": True}])
-def test_unbounded_options_are_a_config_error_at_once(models: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=rf"models\.home\.{MODEL}\.num_"):
-        make_provider("http://127.0.0.1:1", models=models)
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("num_predict", -1, "2048: the tokens of an answer"),
+        ("num_ctx", "big", "8192: the tokens of prompt and answer"),
+        ("num_ctx", 0, "8192"),
+        ("num_ctx", True, "8192"),
+    ],
+)
+def test_unbounded_options_are_a_config_error_at_once(key: str, value: object, says: str) -> None:
+    with pytest.raises(ConfigError, match=rf"models\.home\.{MODEL}\.{key}") as caught:
+        make_provider("http://127.0.0.1:1", models={key: value})
+    assert says in caught.value.hint
+    assert ("for ever" in caught.value.hint) == (key == "num_predict")
 
 
 # -- what comes back ---------------------------------------------------------------------------------------------------
@@ -299,6 +310,20 @@ async def test_retry_after(provider: OllamaProvider, ollama: OllamaStandIn) -> N
         with pytest.raises(OverloadedError) as caught:
             await ask(provider)
         assert caught.value.retry_after == seconds
+
+
+async def test_a_host_that_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    provider = make_provider("http://reader:s3cret@desktop:11434")
+    with pytest.raises(UnreachableError) as caught:
+        await ask(provider)
+    await provider.aclose()
+    assert "'desktop' is known here" in caught.value.hint
+    assert "OLLAMA_BASE_URL (http://desktop:11434)" in caught.value.hint
+    assert "ollama serve" not in caught.value.hint
 
 
 async def test_refused_connection() -> None:

@@ -39,6 +39,7 @@ class House(StandIn):
         super().__init__()
         self.bodies: list[dict[str, Any]] = []
         self.status = 200
+        self.text: str | None = None
         self.app.add_routes([web.post("/generate", self._generate), web.get("/health", self._health)])
 
     async def _generate(self, request: web.Request) -> web.Response:
@@ -46,6 +47,8 @@ class House(StandIn):
         self.bodies.append(body)
         if self.status != 200:
             return web.Response(status=self.status, text="the stove is cold")
+        if self.text is not None:
+            return web.Response(text=self.text, content_type="application/json")
         schema = body["json_schema"]
         payload = payload_of({"messages": [{"role": "user", "content": body["prompt"]}]})
         return web.json_response({"text": json.dumps(answer_to(schema, schema["title"], payload), ensure_ascii=False)})
@@ -126,11 +129,46 @@ def test_its_errors_are_typed(
     assert done.returncode == 1
     error = json.loads(done.stderr)["error"]
     assert error["code"] == code
+    assert error["message"] == f"house answered {status}: the stove is cold"
     assert "HOUSE_BASE_URL" in error["hint"]
+
+
+@pytest.mark.parametrize("text", ["[]", '{"text": null}', "{}", "no JSON", "3"])
+def test_an_answer_of_another_form_is_the_server_s_fault(
+    installed: Path, routed_to_it: Path, house: House, comfyui: ComfyUIStandIn, text: str
+) -> None:
+    house.text = text
+    urls = {"HOUSE_BASE_URL": house.url, "COMFYUI_BASE_URL": comfyui.url}
+    done = sparklio(installed, "run", str(routed_to_it), "--json", **urls)
+    assert done.returncode == 1
+    error = json.loads(done.stderr)["error"]
+    assert (error["code"], error["message"]) == (
+        "provider_server_error",
+        f"house answered in another form: {text}",
+    )
 
 
 def test_a_closed_door_is_told(installed: Path, routed_to_it: Path, comfyui: ComfyUIStandIn) -> None:
     urls = {"HOUSE_BASE_URL": f"http://127.0.0.1:{free_port()}", "COMFYUI_BASE_URL": comfyui.url}
     done = sparklio(installed, "run", str(routed_to_it), "--json", **urls)
     assert json.loads(done.stderr)["error"]["code"] == "provider_unreachable"
-    assert sparklio(installed, "doctor", **urls).returncode == 1
+    urls["HOUSE_BASE_URL"] = urls["HOUSE_BASE_URL"].replace("//", "//me:hidden-word@")
+    checked = sparklio(installed, "doctor", "--json", **urls)
+    assert checked.returncode == 1
+    [found] = [one for one in json.loads(checked.stdout)["findings"] if one["subject"] == "house"]
+    assert f"HOUSE_BASE_URL is {urls['HOUSE_BASE_URL'].replace('me:hidden-word@', '')}" in found["message"]
+    assert "hidden-word" not in checked.stdout
+
+
+def test_the_page_s_routing_serves_all_agents_too(
+    installed: Path, routed_to_it: Path, house: House, comfyui: ComfyUIStandIn
+) -> None:
+    routing = example("yaml", "providers:\n  llm: {active: [house]}")
+    routed_to_it.with_name("provider_config.yaml").write_text(routing, encoding="utf-8")
+    urls = {"HOUSE_BASE_URL": house.url, "COMFYUI_BASE_URL": comfyui.url}
+    found = json.loads(sparklio(installed, "doctor", "--json", **urls).stdout)["findings"]
+    assert "routing" not in {one["subject"] for one in found}
+    routed_to_it.with_name("provider_config.yaml").write_text(routing.partition("settings:")[0], encoding="utf-8")
+    found = json.loads(sparklio(installed, "doctor", "--json", **urls).stdout)["findings"]
+    [unroutable] = [one for one in found if one["subject"] == "routing"]
+    assert "set HOUSE_DEFAULT_MODEL" in unroutable["remedy"]

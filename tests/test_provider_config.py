@@ -19,6 +19,8 @@ def _load(tmp_path: Path, text: str | bytes) -> ConfigError:
         load_provider_config(path)
     assert str(path) in caught.value.message, "the file is named"
     assert caught.value.hint, "and a remedy"
+    for jargon in ("Value error", "Input should", "literal[", "dict[", "unicode string", "instance of"):
+        assert jargon not in caught.value.message
     return caught.value
 
 
@@ -45,6 +47,19 @@ def test_packaged_file_is_valid_and_frozen() -> None:
         ("{}", "providers is missing", "add providers"),
         (GOOD + "mode: live", "unknown key mode", "models"),
         (GOOD + "media_routing: {image: [{provider: comfyui, options: {d: 2024-13-45}}]}", "not valid YAML", "line"),
+        (GOOD + "providers: {}", ":2:1: not valid YAML: the key 'providers' is given twice, first in line 1", "line"),
+        (GOOD + "models:\n  ollama: {a: {}, b: {},\n    a: {}}", ":4:5: not valid YAML: the key 'a'", "line"),
+        (GOOD + "models: {ollama: {a: {x: !!bool 3}}}", ":2:26: not valid YAML: no value", "line"),
+        (GOOD + "models:\n\tollama: {}", ":3:1: not valid YAML: found character '\\t'", "line"),
+        (GOOD + "prices: {ollama: fre}", "prices.ollama: must be the word free, or prices by model", "prices.ollama"),
+        (GOOD + "prices: {ollama: [1]}", "prices.ollama: must be the word free", "prices.ollama"),
+        (GOOD + "prices: {ollama: {x: {in: 1}}}", "key prices.ollama.x.in; known: input, output, image", "remove"),
+        (GOOD + "prices: {ollama: {x: {inputt: 1}}}", "prices.ollama.x.inputt", "'input'"),
+        (GOOD + "prices: {ollama: {x: 3}}", "prices.ollama.x: must be a mapping, got 3", "prices.ollama.x"),
+        (GOOD + "prices: {ollama: {x: {input: 0}}}", "prices.ollama.x: a price of nothing", "prices.ollama.x"),
+        (GOOD + "llm_routing: {rules: {provider: ollama}}", "llm_routing.rules: must be a list", "llm_routing.rules"),
+        (GOOD + "llm_routing: {rules: [3]}", "llm_routing.rules[0]: must be a mapping, got 3", "llm_routing.rules[0]"),
+        (GOOD + "settings: {OLLAMA_TIMEOUT: [1]}", "settings.OLLAMA_TIMEOUT: must be a text or a number", "mend"),
         ("- a list", "must be a mapping", "init"),
         ("a: [b", "not valid YAML", "line"),
         (b"\xff\xfe\x00x", "UTF-8", "UTF-8"),
@@ -66,6 +81,21 @@ def test_a_variable_that_no_provider_reads(tmp_path: Path) -> None:
 def test_a_secret_of_the_wrong_type_is_not_repeated(tmp_path: Path) -> None:
     error = _load(tmp_path, GOOD + "settings: {OLLAMA_API_KEY: [key-of-the-house]}")
     assert "key-of-the-house" not in error.message
+
+
+def test_a_merge_may_overwrite_what_it_brings(tmp_path: Path) -> None:
+    path = tmp_path / "provider_config.yaml"
+    models = "models: {ollama: {a: &a {top_p: 1, top_k: 2}, b: &b {<<: *a, top_k: 3}, c: {<<: [*a, *b], top_p: 4}}}"
+    path.write_text(GOOD + models)
+    own = load_provider_config(path).models["ollama"]
+    assert (own["b"], own["c"]) == ({"top_p": 1, "top_k": 3}, {"top_p": 4, "top_k": 2})
+
+
+def test_an_error_of_the_yaml_itself_names_its_line_once(tmp_path: Path) -> None:
+    message = _load(tmp_path, GOOD + "models: {ollama: {}\nprices: {}").message
+    assert message.count("line") == 1
+    assert ":3:1: not valid YAML: " in message
+    assert "from line 2" in message, "where what is not closed began"
 
 
 def test_mode_is_an_alias_of_stage_and_promised_providers_may_stand_in_rules(tmp_path: Path) -> None:

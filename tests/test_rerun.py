@@ -74,9 +74,10 @@ def test_nodes_and_entries(
     assert (plan.goto, plan.desk_entry) == (goto, desk_entry)
 
 
-def test_neither_node_nor_change() -> None:
-    with pytest.raises(UsageError, match="needs a node"):
-        plan_rerun(None, {})
+def test_neither_node_nor_change_is_what_is_stale_and_downstream() -> None:
+    assert plan_rerun(None, {}).nodes == ()
+    assert plan_rerun(None, {}, {"reviewer"}).nodes == ("reviewer",)
+    assert plan_rerun(None, {}, {"vision", "copywriter"}).nodes == ("copywriter", "reviewer", "vision")
 
 
 def test_an_image_comes_from_vision_alone() -> None:

@@ -11,7 +11,11 @@ from routing.router import Router
 def _router(**parts: object) -> Router:
     providers = {"llm": {"active": ["home", "rented"]}, "media": {"active": ["desk", "cloud"]}}
     config = ProviderConfigFile.model_validate({"providers": providers, **parts})
-    return Router(config, lambda family, name: {"home": "home-default"}.get(name))
+    return Router(
+        config,
+        lambda family, name: {"home": "home-default"}.get(name),
+        lambda family, name: {"rented": "LEASE_DEFAULT_MODEL"}.get(name),
+    )
 
 
 RULES = _router(
@@ -31,6 +35,9 @@ RULES = _router(
         ]
     },
 )
+
+
+RULES_OF_NOBODY = ProviderConfigFile.model_validate({"providers": {"llm": {"active": ["home"]}}})
 
 
 def _routes(role: str, task: str, **options: object) -> list[tuple[str, str]]:
@@ -66,7 +73,10 @@ def test_provider_that_is_not_active() -> None:
 def test_provider_without_any_model() -> None:
     with pytest.raises(ConfigError) as caught:
         _routes("poet", "haiku", provider="rented")
-    assert "RENTED_DEFAULT_MODEL" in caught.value.hint
+    assert "set LEASE_DEFAULT_MODEL, or add `model:`" in caught.value.hint, "not made up of the provider's name"
+    with pytest.raises(ConfigError) as caught:
+        Router(RULES_OF_NOBODY, lambda family, name: None).llm_routes(LLMRequest(role="poet", task="haiku"))
+    assert caught.value.hint.startswith("add `model:`")
 
 
 def test_image_routes() -> None:

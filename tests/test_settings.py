@@ -48,6 +48,57 @@ def test_environment_that_hides_dotenv_is_said_aloud(tmp_path: Path) -> None:
     assert "unset OLLAMA_BASE_URL" in warning
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("OLAMA_BASE_URL=http://desktop:11434", "nobody reads OLAMA_BASE_URL; did you mean OLLAMA_BASE_URL?"),
+        ("OLLAMA_URL=http://desktop:11434", "did you mean OLLAMA_BASE_URL?"),
+        ("ollama_base_url=http://desktop:11434", "did you mean OLLAMA_BASE_URL?"),
+        ("GENERATOR_MOD=live", "did you mean GENERATOR_MODE?"),
+        ("export OPENAI_APIKEY=key-that-nobody-may-see", "did you mean OPENAI_API_KEY?"),  # of an idle provider
+        ("OLLAMA_BASE_URL http://desktop:11434", "assigns nothing; write it as NAME=value"),
+        ("OLLAMA_BASE_URL: http://desktop:11434", "assigns nothing"),
+        ("OLLAMA_BASE_URL", "assigns nothing"),
+        ("key-that-nobody-may-see", "assigns nothing"),
+    ],
+)
+def test_a_slip_in_dotenv_is_told_with_its_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line: str, says: str
+) -> None:
+    (tmp_path / ".env").write_text(f"# a comment\n\n{line}\n")
+    settings = load_settings(environ={})
+    (warning,) = settings.warnings
+    assert warning.startswith(".env:3: ")
+    assert says in warning
+    assert "key-that-nobody-may-see" not in warning + repr(settings)
+    assert "desktop" not in warning
+    assert caplog.records == [], "python-dotenv's own word would come a second time, without the file"
+
+
+def test_other_programs_variables_in_dotenv_are_let_alone(tmp_path: Path) -> None:
+    names = ["DATABASE_URL", "OLLAMA_HOST", "OLLAMA_MODELS", "OPENAI_ORG_ID", "HF_TOKEN", "AZURE_OPENAI_API_KEY"]
+    ours = ["OLLAMA_BASE_URL=http://desktop:11434", "OPENAI_API_KEY=key-of-an-idle-provider"]
+    (tmp_path / ".env").write_text("\n".join([*(f"{name}=x" for name in names), *ours]))
+    settings = load_settings(environ={})
+    assert settings.warnings == ()
+    assert settings.text("OLLAMA_BASE_URL") == "http://desktop:11434"
+
+
+def test_dotenv_that_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"OLLAMA_BASE_URL=\xff\xfe")
+    with pytest.raises(ConfigError, match=r"cannot read .*\.env"):
+        load_settings(environ={})
+
+
+def test_the_variable_of_a_default_model_is_the_one_that_its_provider_declares(tmp_path: Path) -> None:
+    (tmp_path / "provider_config.yaml").write_text("providers: {llm: {active: [gemini]}, media: {active: [comfyui]}}")
+    settings = load_settings(environ={"GOOGLE_DEFAULT_MODEL": "muse"})
+    assert settings.default_variable("llm", "gemini") == "GOOGLE_DEFAULT_MODEL"
+    assert settings.default_model("llm", "gemini") == "muse"
+    assert settings.default_variable("media", "comfyui") is None
+    assert settings.default_model("media", "comfyui") is None
+
+
 def test_an_empty_variable_is_an_unset_one() -> None:
     assert load_settings(environ={"OLLAMA_BASE_URL": ""}).values["OLLAMA_BASE_URL"].source == "default"
 

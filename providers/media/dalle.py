@@ -68,9 +68,8 @@ class DalleProvider(OpenAIApi, RentedImages):
     )
 
     def _client(self, http: httpx.AsyncClient) -> Any:
-        key = self.service.key()
         client = self.service.load("openai").AsyncOpenAI(
-            api_key=key,
+            api_key=self.service.key(),
             base_url=self.service.base_url,
             max_retries=0,
             http_client=http,

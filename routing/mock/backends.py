@@ -67,6 +67,15 @@ class MockImages:
     def __init__(self, providers: Providers[ImageProvider]) -> None:
         self._providers = providers
 
+    async def cancel(self, provider: str, idempotency_key: str) -> None:
+        """Nothing goes on without its request."""
+
+    def goes_on(self, provider: str) -> bool:
+        return False
+
+    def fingerprint(self, route: ImageRoute, options: Mapping[str, Any]) -> dict[str, Any]:
+        return self._providers[route.provider].fingerprint(options)
+
     async def check(self, route: ImageRoute, request: ImageRequest, options: Mapping[str, Any]) -> None:
         await self._providers[route.provider].check(request.kind, options)
 

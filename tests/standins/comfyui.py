@@ -7,6 +7,7 @@
         comfyui.inject(None, Fault.RESTART)                 # the second next prompt is hit by a restart
         comfyui.always(Fault.WS_REFUSED)                    # until heal()
         comfyui.answer_next("/queue", 503, times=2)         # plain HTTP faults of any route
+        comfyui.hang("/queue")                              # no answers there any more
         comfyui.hold()                                      # samplers stop after their first step ...
         comfyui.release()                                   # ... until now
         await comfyui.until(lambda: comfyui.running)        # wait for something without sleeping
@@ -128,6 +129,7 @@ class ComfyUIStandIn(StandIn):
         restart_seconds: how long a restart keeps it away.
         slow_seconds: how much longer ``Fault.SLOW`` takes.
         previews: whether the sampler sends preview frames.
+        old_interrupt: as of versions that do not know the id in the body of POST /interrupt: whatever runs is stopped.
 
     Attributes:
         requests: (method, path) of every request, the websocket's included.
@@ -153,6 +155,7 @@ class ComfyUIStandIn(StandIn):
         restart_seconds: float = 0.0,
         slow_seconds: float = 1.0,
         previews: bool = True,
+        old_interrupt: bool = False,
     ) -> None:
         super().__init__()
         self.checkpoints = list(checkpoints)
@@ -162,6 +165,7 @@ class ComfyUIStandIn(StandIn):
         self.restart_seconds = restart_seconds
         self.slow_seconds = slow_seconds
         self.previews = previews
+        self.old_interrupt = old_interrupt
         self.requests: list[tuple[str, str]] = []
         self.prompts: list[dict[str, Any]] = []
         self.accepted: list[str] = []
@@ -178,6 +182,7 @@ class ComfyUIStandIn(StandIn):
         self._upload_cuts = 0
         self._always: set[Fault] = set()
         self._answers: list[tuple[str, int, dict[str, str]]] = []
+        self._hung: set[str] = set()
         self._running: Job | None = None
         self._pending: list[Job] = []
         self._history: dict[str, dict[str, Any]] = {}
@@ -235,11 +240,16 @@ class ComfyUIStandIn(StandIn):
         self._socket_faults.clear()
         self._always.clear()
         self._answers.clear()
+        self._hung.clear()
         self._upload_cuts = 0
 
     def answer_next(self, path: str, status: int, *, times: int = 1, headers: Mapping[str, str] | None = None) -> None:
         """Answer the next ``times`` requests whose path starts with ``path`` with a bare ``status``."""
         self._answers.extend([(path, status, dict(headers or {}))] * times)
+
+    def hang(self, path: str) -> None:
+        """Take requests whose path starts with ``path``, and do nothing about them until :meth:`heal`."""
+        self._hung.add(path)
 
     def cut_uploads(self, times: int = 1) -> None:
         """Break the connection of the next ``times`` uploads."""
@@ -328,6 +338,10 @@ class ComfyUIStandIn(StandIn):
             if request.path.startswith(path):
                 del self._answers[index]
                 return web.Response(status=status, headers=headers)
+        while any(request.path.startswith(path) for path in self._hung):
+            await asyncio.sleep(0.01)
+            if request.transport is None or request.transport.is_closing():
+                return _cut(request)
         try:
             return await handler(request)
         except ConnectionResetError:  # the client has gone
@@ -425,7 +439,7 @@ class ComfyUIStandIn(StandIn):
     async def _post_interrupt(self, request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else {}
         self.interrupts.append(body)
-        wanted = body.get("prompt_id")
+        wanted = None if self.old_interrupt else body.get("prompt_id")
         if self._running and wanted in (None, self._running.id):
             self._running.interrupted = True
             self.interrupted.append(self._running.id)

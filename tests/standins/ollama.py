@@ -114,6 +114,7 @@ class OllamaStandIn(ChatStandIn):
         vram_share: ``size_vram / size`` in /api/ps.
         version: what /api/version tells.
         context_error: the words of the fault ``context_length``, one of CONTEXT_ERRORS.
+        answered: bodies of the chats whose answer went out to its last line, streamed ones only.
         generates: bodies of all calls to /api/generate.
         loads: (model, num_ctx) of each load; a changed num_ctx loads again.
     """
@@ -127,6 +128,7 @@ class OllamaStandIn(ChatStandIn):
         self.vram_share = 1.0
         self.version = "0.30.0"
         self.context_error = CONTEXT_ERRORS[0]
+        self.answered: list[Body] = []
         self.generates: list[Body] = []
         self.loads: list[tuple[str, int]] = []
         self._loaded: dict[str, int] = {}
@@ -149,6 +151,7 @@ class OllamaStandIn(ChatStandIn):
     def forget(self) -> None:
         """Empty the books, the queues and the faults; what is loaded stays loaded."""
         super().forget()
+        self.answered.clear()
         self.generates.clear()
         self.loads.clear()
 
@@ -216,6 +219,7 @@ class OllamaStandIn(ChatStandIn):
             for line in call.lines():
                 await wait(request, self.token_delay_s)
                 await response.write(line)
+            self.answered.append(call.body)
             if call.fault is Fault.STALL:
                 await wait(request, float("inf"))
             if call.fault in _CUTS and request.transport is not None:

@@ -32,6 +32,7 @@ class StandIn:
         self.port = 0
         self._thread = threading.Thread(target=self._serve, name=type(self).__name__, daemon=True)
         self._ready = threading.Event()
+        self._runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=0.2)
 
     @property
     def url(self) -> str:
@@ -46,14 +47,33 @@ class StandIn:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
 
+    def leave(self) -> None:
+        """Cut every connection and refuse new ones until :meth:`come_back`; what it knows it keeps."""
+        asyncio.run_coroutine_threadsafe(self._leave(), self.loop).result(5)
+
+    def come_back(self) -> None:
+        """Listen again, on the same port."""
+        asyncio.run_coroutine_threadsafe(self._listen(), self.loop).result(5)
+
+    async def _leave(self) -> None:
+        self.loop.remove_reader(self._door)
+        await asyncio.sleep(0.01)  # asyncio loses what it is just accepting where its server closes meanwhile
+        for site in tuple(self._runner.sites):
+            await site.stop()
+        for connection in self._runner.server.connections if self._runner.server else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    async def _listen(self) -> None:
+        self._door = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._door.getsockname()[1]
+        await web.SockSite(self._runner, self._door).start()
+
     def _serve(self) -> None:
         asyncio.set_event_loop(self.loop)
-        runner = web.AppRunner(self.app, access_log=None, shutdown_timeout=0.2)
-        self.loop.run_until_complete(runner.setup())
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        self.loop.run_until_complete(site.start())
-        self.port = runner.addresses[0][1]
+        self.loop.run_until_complete(self._runner.setup())
+        self.loop.run_until_complete(self._listen())
         self._ready.set()
         self.loop.run_forever()
-        self.loop.run_until_complete(runner.cleanup())
+        self.loop.run_until_complete(self._runner.cleanup())
         self.loop.close()

@@ -70,8 +70,8 @@ class AnthropicProvider(RentedChat):
     settings = rented_settings("ANTHROPIC", "Anthropic", base_url="https://api.anthropic.com", timeout_s=120)
 
     def _build(self, model: str, http: httpx.AsyncClient) -> BaseChatModel:
-        key = self.service.key()
         chat = self.service.load("providers.llm.anthropic.chat")
+        key = self.service.key()
         built: BaseChatModel = chat.build(
             model, base_url=self.service.base_url, key=key, version=_VERSION, max_tokens=DEFAULT_MAX_TOKENS, http=http
         )

@@ -29,7 +29,7 @@ from providers.errors import (
     UnreachableError,
 )
 from providers.exchange import Exchange
-from providers.http import error_type, retry_after, said, without_credentials
+from providers.http import error_type, retry_after, said, unknown_host, without_credentials
 from providers.llm._chat import ChatAnswer, ChatProvider
 from providers.llm.ollama.exchange import (
     OllamaConnection,
@@ -49,6 +49,11 @@ DEFAULT_NUM_PREDICT = 2048
 DEFAULT_KEEP_ALIVE = "10m"
 
 _BOUNDS: Mapping[str, int] = {"num_ctx": DEFAULT_NUM_CTX, "num_predict": DEFAULT_NUM_PREDICT}
+
+_BOUNDED: Mapping[str, str] = {
+    "num_ctx": "the tokens of prompt and answer together",
+    "num_predict": "the tokens of an answer, which without a bound can run on for ever",
+}
 
 _NEARLY_FULL = 0.75
 _FRESH_LOAD_MS = 500  # a model that is in memory already "loads" in tens of milliseconds
@@ -154,7 +159,7 @@ class OllamaProvider(ChatProvider[OllamaRequest]):
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ConfigError(
                 f"models.{self.config.name}.{model}.{key} must be a whole number above 0, got {value!r}",
-                hint="mend it in provider_config.yaml; an answer without a bound can run on for ever",
+                hint=f"mend it in provider_config.yaml, e.g. {_BOUNDS[key]}: {_BOUNDED[key]}",
             )
 
     def _timeout(self) -> float:
@@ -243,7 +248,7 @@ class OllamaProvider(ChatProvider[OllamaRequest]):
                 f"no connection to Ollama: {said(exc)}"
                 if exchange.response is None
                 else f"the connection to Ollama broke in the middle of an answer: {said(exc)}",
-                hint=f"is Ollama running? start it with `ollama serve`; OLLAMA_BASE_URL is {self._url_shown}",
+                hint=self._unreached(exc),
             )
         if exchange.response is None:
             return self._error(
@@ -290,14 +295,24 @@ class OllamaProvider(ChatProvider[OllamaRequest]):
             return "the server's log tells more; try again"
         return f"is {self._url_shown} (OLLAMA_BASE_URL) the address of Ollama itself, and can the model do this?"
 
+    def _unreached(self, exc: Exception) -> str:
+        if unknown_host(exc):
+            name = f"no host of the name {self._url.host!r} is known here: mend OLLAMA_BASE_URL ({self._url_shown})"
+            return f"{name}, or give the host's IP address"
+        return f"is Ollama running? start it with `ollama serve`; OLLAMA_BASE_URL is {self._url_shown}"
+
     def _timed_out(self, exchange: Exchange) -> ProviderError:
+        if exchange.model is None:
+            return self._error(
+                AttemptTimeoutError,
+                f"no answer from Ollama within {exchange.seconds:g} s",
+                hint=f"does the server at {self._url_shown} hang?",
+            )
         doing = "answering" if exchange.response is not None else "loading the model or waiting in its queue"
         return self._error(
             AttemptTimeoutError,
             f"Ollama was still {doing} after {exchange.seconds:g} s",
-            hint=f"raise OLLAMA_TIMEOUT (now {self.config.text('OLLAMA_TIMEOUT')} s), or use a smaller model"
-            if exchange.model
-            else f"does the server at {self._url_shown} hang?",
+            hint=f"raise OLLAMA_TIMEOUT (now {self.config.text('OLLAMA_TIMEOUT')} s), or use a smaller model",
         )
 
     def _nothing(self, model: str | None, reason: str | None) -> ProviderError:

@@ -1,8 +1,8 @@
 """Images from ComfyUI: a workflow chosen by name, filled with the prompt, submitted once and awaited.
 
 What keeps a job from being made twice: its prompt id follows from the idempotency key, and the id is looked up before
-anything is sent, and again when a sending went unanswered. Cancelling leaves a job alone; asking again with the same
-key picks it up where it is.
+anything is sent, and again when a sending went unanswered. Who stops waiting leaves the job alone; asking again with
+the same key picks it up where it is. Only ``cancel`` ends it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ from providers.errors import EmptyAnswerError, WorkflowError
 from providers.media._wish import ImageWish
 from providers.media.comfyui.client import ComfyUIClient
 from providers.media.comfyui.diagnosis import Diagnosis
-from providers.media.comfyui.errors import LostJobError, MissingImageError, UnansweredError, UnusableImageError
+from providers.media.comfyui.errors import (
+    LostJobError,
+    MissingImageError,
+    UnansweredError,
+    UnusableImageError,
+    job_failure,
+)
 from providers.media.comfyui.photos import check_photo, upload_photo
 from providers.media.comfyui.shapes import Download, HistoryEntry
 from providers.media.comfyui.watch import Patience, Step
@@ -82,6 +88,7 @@ class ComfyUIProvider(ImageProvider):
     """Images from a ComfyUI server. ``patience`` says how long it waits for what, apart from COMFYUI_TIMEOUT."""
 
     vendor = "comfyui"
+    goes_on = True
     settings = (
         Setting("COMFYUI_BASE_URL", "address of ComfyUI", "http://localhost:8188", kind="url"),
         Setting(
@@ -144,6 +151,20 @@ class ComfyUIProvider(ImageProvider):
         """As the base says. Whether ComfyUI has the checkpoint, only ComfyUI knows."""
         self._plan(options)
 
+    def fingerprint(self, options: Options) -> dict[str, Any]:
+        """As the base says: the workflow's graph."""
+        return {"graph": self._workflow(_Wish.read(options, provider=self.config.name)).graph}
+
+    async def cancel(self, idempotency_key: str) -> None:
+        """Take the key's job out of ComfyUI's queue, or interrupt it if it runs; one that ended is left as it is.
+
+        Who still waits for a job that is taken out of the queue takes it for lost and orders it anew.
+        """
+        async with aclosing(self._tries(idempotency_key)) as tries:
+            async for number, under_way, _ in tries:
+                if under_way:
+                    await self._client.stop(_prompt_id(idempotency_key, number))
+
     async def health_check(self) -> bool:
         return await self._client.health()
 
@@ -190,7 +211,19 @@ class ComfyUIProvider(ImageProvider):
         return {slot: value for slot, value in values.items() if value is not None}
 
     async def _look_up(self, key: str) -> _Found:
-        """Find the key's job: under way, or finished with whole images still there; else the number of the next try.
+        """Find the key's job: under way, or finished with whole images still there; else the number of the next try."""
+        number = 0
+        async with aclosing(self._tries(key)) as tries:
+            async for number, under_way, entry in tries:
+                if under_way:
+                    return _Found(number, under_way=True)
+                if entry is not None and entry.succeeded and entry.files:
+                    with suppress(MissingImageError, UnusableImageError):
+                        return _Found(number, entry=entry, images=await self._pictures(entry))
+        return _Found(number - 1)
+
+    async def _tries(self, key: str) -> AsyncGenerator[tuple[int, bool, HistoryEntry | None], None]:
+        """The key's tries: number, whether it is under way, what the history says. The last two are unknown there.
 
         A try that got lost leaves a gap in the numbers, so it takes two unknown ones in a row to be sure of the end.
         """
@@ -198,18 +231,18 @@ class ComfyUIProvider(ImageProvider):
         number, unknown = 1, 0
         while unknown < 2:
             prompt_id = _prompt_id(key, number)
-            if prompt_id in queue:
-                return _Found(number, under_way=True)
-            entry = await self._client.history(prompt_id)
-            if entry is not None and entry.succeeded and entry.files:
-                with suppress(MissingImageError, UnusableImageError):
-                    return _Found(number, entry=entry, images=await self._pictures(entry))
-            unknown = 0 if entry is not None else unknown + 1
+            under_way = prompt_id in queue
+            entry = None if under_way else await self._client.history(prompt_id)
+            yield number, under_way, entry
+            unknown = 0 if under_way or entry is not None else unknown + 1
             number += 1
-        return _Found(number - 2)
 
     async def _run(self, plan: _Plan, found: _Found) -> AsyncGenerator[Step | HistoryEntry, None]:
-        """Submit the job, unless it is under way, and await it; a lost one is submitted once more under a new id."""
+        """Submit the job, unless it is under way, and await it; a lost one is submitted once more under a new id.
+
+        So is one that was found under way and turns out to be interrupted: ComfyUI may take its time over that, and it
+        was the order before this one that somebody did not want any more.
+        """
         key = plan.key or uuid.uuid4().hex
         for number in (found.number, found.number + 1):
             prompt_id, client_id = _prompt_id(key, number), str(uuid.uuid4())
@@ -221,6 +254,8 @@ class ComfyUIProvider(ImageProvider):
                         await self._submit(graph, prompt_id, client_id)
                     async with aclosing(self._client.watch(prompt_id, events, self._patience)) as items:
                         async for item in items:
+                            if under_way and isinstance(item, HistoryEntry) and item.interrupted:
+                                raise _stopped_before(item, provider=self.config.name)
                             yield item
             except LostJobError:
                 if number > found.number:
@@ -291,6 +326,11 @@ class ComfyUIProvider(ImageProvider):
         seed = ran if isinstance(ran, int) else seed
         images = tuple(_image(picture, seed, meta) for picture in pictures)
         return ImageProviderResponse(provider=self.config.name, images=images, meta=meta)
+
+
+def _stopped_before(entry: HistoryEntry, *, provider: str) -> LostJobError:
+    failure = job_failure(entry.prompt_id, entry.last_message, provider=provider)
+    return LostJobError(failure.message, provider=provider, hint=failure.hint, details=failure.details)
 
 
 def _image(picture: _Picture, seed: int, meta: Mapping[str, Any]) -> GeneratedImage:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from providers.errors import ConfigError, JobError, ProviderError, RejectedError, UnreachableError
-from providers.http import PerLoop, client_options, is_http_url, without_credentials
+from providers.http import PerLoop, client_options, is_http_url, unknown_host, without_credentials
 from providers.media.comfyui.errors import (
     MissingImageError,
     UnansweredError,
@@ -184,13 +184,17 @@ class ComfyUIClient:
         """Take a pending job out of the queue; an unknown one is no error."""
         await self._request("POST", "/queue", json={"delete": [prompt_id]})
 
+    async def stop(self, prompt_id: str) -> None:
+        """Take a job of our own out of the queue, or interrupt it if it runs. One that is neither is no error."""
+        await self.delete_from_queue(prompt_id)
+        # Servers that do not know the id in the body of /interrupt would stop somebody else's job.
+        if prompt_id in (await self.get_queue()).running:
+            await self.interrupt(prompt_id)
+
     async def withdraw(self, prompt_id: str) -> None:
-        """Get rid of a job of our own, pending or running. A server that does not answer is no error."""
+        """As :meth:`stop`, but a server that does not answer is no error."""
         with suppress(ProviderError):
-            await self.delete_from_queue(prompt_id)
-            # Servers that do not know the id in the body of /interrupt would stop somebody else's job.
-            if prompt_id in (await self.get_queue()).running:
-                await self.interrupt(prompt_id)
+            await self.stop(prompt_id)
 
     async def free(self, *, wanted_bytes: int = 0, within_s: float = 10.0) -> int:
         """Unload models, and wait until ``wanted_bytes`` of the first device's memory are free, ``within_s`` at most.
@@ -245,7 +249,9 @@ class ComfyUIClient:
             raise UnreachableError(
                 f"no connection to ComfyUI at {self.shown_url}",
                 provider=self._provider,
-                hint="start ComfyUI, or check COMFYUI_BASE_URL",
+                hint=f"no host of the name {self._url.host!r} is known here: mend COMFYUI_BASE_URL, or give its IP"
+                if unknown_host(exc)
+                else "start ComfyUI, or check COMFYUI_BASE_URL",
             ) from exc
         except httpx.RequestError as exc:
             raise UnansweredError(

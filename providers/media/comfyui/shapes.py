@@ -67,6 +67,10 @@ class HistoryEntry:
     files: tuple[OutputFile, ...]
     last_message: tuple[str, Mapping[str, Any]] = field(repr=False)
 
+    @property
+    def interrupted(self) -> bool:
+        return not self.succeeded and self.last_message[0] == "execution_interrupted"
+
     @classmethod
     def read(cls, prompt_id: str, item: Mapping[str, Any]) -> Self:
         """From ``{prompt: [number, id, graph, ...], outputs: {node: {images: [...]}}, status: {...}}``."""
