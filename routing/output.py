@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -72,13 +73,15 @@ def _decoded(text: str) -> list[Any]:
 def _embedded(text: str) -> Iterator[Any]:
     """Objects and arrays with prose around them; what is inside of one is not looked at by itself."""
     end = 0
-    for start in (match.start() for match in _OPENING.finditer(text)):
-        if start < end:
+    for match in islice(_OPENING.finditer(text), _MOST_OPENINGS):
+        if match.start() < end:
             continue
         try:
-            value, end = _DECODER.raw_decode(text, start)
-        except (ValueError, RecursionError):
+            value, end = _DECODER.raw_decode(text, match.start())
+        except ValueError:
             continue
+        except RecursionError:  # what is inside is nested nearly as deep
+            return
         yield value
 
 
@@ -86,5 +89,6 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no number")
 
 
+_MOST_OPENINGS = 1000  # a text may be nothing but brackets
 _OPENING = re.compile(r"[{\[]")
 _DECODER = json.JSONDecoder(parse_constant=_refuse)

@@ -301,7 +301,9 @@ def main() -> None:
     flags = {"--debug", "-v", "--verbose"}  # welcome behind the command's name too
     words = sys.argv[1:]
     words = [word for word in words if word in flags] + [word for word in words if word not in flags]
-    sys.exit(_run(words))
+    code = _run(words)
+    terminal.flush()
+    sys.exit(code)
 
 
 def _run(words: list[str]) -> int:

@@ -29,6 +29,7 @@ __all__ = [
     "INTERRUPTED",
     "configure",
     "drive",
+    "flush",
     "note",
     "print_error",
     "print_interrupted",
@@ -124,6 +125,16 @@ def print_interrupted(run_id: str | None = None, *, as_json: bool) -> None:
     _flags.interruption_told = True
     with suppress(OSError):  # who hung up has no terminal left to be told on
         typer.echo(interruption(run_id, as_json=as_json), err=True)
+
+
+def flush() -> None:
+    """Write what is still to be written. That nobody reads it any more is no exit code of its own."""
+    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
 
 def drive(

@@ -45,8 +45,8 @@ from tests.standins.rented import IMAGES, Refusal
 pytestmark = pytest.mark.usefixtures("live")
 
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
-RUNS = int(os.environ.get("CHAOS_RUNS", "200"))
-ENOUGH_RUNS = 150
+RUNS = int(os.environ.get("CHAOS_RUNS", "120"))
+ENOUGH_RUNS = 120
 """For each fault to come up."""
 RATE = 0.3
 AT_ONCE = 16

@@ -27,7 +27,7 @@ from tests.killing import ROOT, THOROUGH, check_whole, comparable
 from tests.refusing_disk import Disk, Point, points
 
 FEWEST_WRITES = 60
-SHARES = 1 if THOROUGH else 3
+SHARES = 1 if THOROUGH else 6
 
 COMFORTS = {"write run.log", "open owner.json", "write owner.json", "remove owner.json"}
 """Writes without which a run goes on: lines of its log, and the file that tells other machines of it."""
