@@ -25,7 +25,7 @@ from graph.sqlite import Sqlite, Statement, storage_errors
 from graph.vault import Vault
 from providers.errors import ConfigError, StorageError
 
-__all__ = ["SEALED", "Database", "open_database", "reseal_database", "storage_errors"]
+__all__ = ["SEALED", "Database", "open_database", "reseal_database"]
 
 _LAYOUT = 1
 _BUSY_TIMEOUT_S = 30.0

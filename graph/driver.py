@@ -19,7 +19,7 @@ from graph.events import Event, Events, finished_node
 from graph.history import finished_agents, thread_config, values_of
 from graph.ledger import Effect, Ledger
 from graph.rerun import RerunPlan
-from graph.sqlite import storage_errors
+from graph.sqlite import storage_errors, until_done
 from graph.state import OUTPUT_KEYS
 from graph.store import RunRecord, RunStore
 from nodes.context import Context
@@ -213,13 +213,6 @@ def _answered_usd(record: RunRecord, effects: Iterable[Effect]) -> float | None:
 async def _ended(working: asyncio.Task[None]) -> None:
     """Cancel the task and wait until it has cleaned up behind itself, however often the waiting is cancelled."""
     working.cancel()
-    again: asyncio.CancelledError | None = None
-    while not working.done():
-        try:
-            await asyncio.wait({working})
-        except asyncio.CancelledError as exc:
-            again = exc
+    await until_done(working)
     if not working.cancelled():
         working.exception()  # told already, or of no interest to who leaves
-    if again is not None:
-        raise again

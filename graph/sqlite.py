@@ -12,7 +12,7 @@ import aiosqlite
 
 from providers.errors import StorageError
 
-__all__ = ["Sqlite", "Statement", "storage_errors", "to_its_end"]
+__all__ = ["Sqlite", "Statement", "storage_errors", "to_its_end", "until_done"]
 
 T = TypeVar("T")
 Statement = tuple[str, Iterable[Any]]
@@ -73,17 +73,22 @@ class Sqlite:
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Await ``work``; however often that is cancelled, it goes on first."""
     task = asyncio.ensure_future(work)
+    await until_done(task)
+    return task.result()
+
+
+async def until_done(task: asyncio.Future[Any]) -> None:
+    """Wait for a task however often the waiting is cancelled; then be cancelled."""
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError as exc:
             cancelled = exc
-    if cancelled is None:
-        return task.result()
-    if not task.cancelled():
-        task.exception()  # who cancels has a reason to tell already
-    raise cancelled
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # who cancels has a reason to tell already
+        raise cancelled
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
-from graph.database import Database, storage_errors
-from graph.sqlite import to_its_end
+from graph.database import Database
+from graph.sqlite import storage_errors, to_its_end
 from graph.store import RunRecord, RunStore
 from graph.vault import PLAIN
 from providers.errors import StorageError, UsageError

@@ -17,9 +17,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from graph.database import Database, storage_errors
+from graph.database import Database
 from graph.ownership import OWNER_FILE
-from graph.sqlite import to_its_end
+from graph.sqlite import storage_errors, to_its_end
 from graph.store import RunRecord, RunStore
 from providers.errors import InputError, RunBusyError, SparklioError, StorageError, UsageError
 from sparklio.disk_use import Holding, files_in, holdings, readable, size_of
