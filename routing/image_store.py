@@ -1,4 +1,4 @@
-"""Generated images on disk, each under the hash of its own bytes: written once, never torn, never overwritten."""
+"""Images and finished pages on disk, each under the hash of its own bytes: written once, never torn, never changed."""
 
 from __future__ import annotations
 
@@ -7,30 +7,87 @@ import os
 import re
 from pathlib import Path
 from secrets import token_hex
+from typing import ClassVar
 
 from providers.base import IMAGE_SUFFIXES
 from providers.errors import StorageError, UnknownNameError
 
-__all__ = ["MEDIA_TYPES", "ImageStore", "image_id", "is_image_id", "make_folder", "write_whole"]
+__all__ = [
+    "MEDIA_TYPES",
+    "ImageStore",
+    "PageStore",
+    "hash_id",
+    "image_id",
+    "is_image_id",
+    "make_folder",
+    "write_whole",
+]
 
-_ID = re.compile(r"^[0-9a-f]{32}$")
+_ID = re.compile(r"[0-9a-f]{32}")
 MEDIA_TYPES = {suffix: media_type for media_type, suffix in IMAGE_SUFFIXES.items()}
+
+
+def hash_id(content: bytes) -> str:
+    """The first 32 hex digits of the SHA-256 of the bytes."""
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def image_id(content: bytes, media_type: str = "image/png") -> str:
     """The id under which an image would be stored."""
-    return hashlib.sha256(content).hexdigest()[:32]
+    return hash_id(content)
 
 
 def is_image_id(text: str) -> bool:
-    return _ID.match(text) is not None
+    return _ID.fullmatch(text) is not None
 
 
-class ImageStore:
-    """Images in ``folder``, named ``<id>.png``; the id is the first 32 hex digits of the SHA-256 of the bytes."""
+class _HashedFiles:
+    """Files in ``folder``, named ``<id><suffix>``; the id is the :func:`hash_id` of the bytes."""
+
+    kind: ClassVar[str]
+    key: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    def path(self, file_id: str) -> Path:
+        """The file of an id.
+
+        Raises:
+            UnknownNameError: there is none, or it is not an id at all.
+        """
+        if _ID.fullmatch(file_id):
+            for suffix in self.suffixes:
+                if (path := self.folder / f"{file_id}{suffix}").is_file():
+                    return path
+        raise UnknownNameError(self.kind, file_id, (), hint=f"{self.kind} ids stand in result.json under {self.key}")
+
+    def files(self) -> dict[str, Path]:
+        """All that are there, by their ids."""
+        found = sorted(self.folder.glob("*"))
+        return {path.stem: path for path in found if _ID.fullmatch(path.stem) and path.suffix in self.suffixes}
+
+    def _save(self, content: bytes, suffix: str) -> str:
+        name = hash_id(content)
+        path = self.folder / f"{name}{suffix}"
+        if not _made_young(path):
+            write_whole(path, content)
+        return name
+
+    def _read(self, path: Path) -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as exc:
+            raise StorageError(f"cannot read {path}: {exc.strerror or exc}", hint="make the file readable") from exc
+
+
+class ImageStore(_HashedFiles):
+    """Images, ``<id>.png``, ``.jpg`` or ``.webp``."""
+
+    kind = "image"
+    key = "image.image_id"
+    suffixes = tuple(MEDIA_TYPES)
 
     def save(self, content: bytes, media_type: str = "image/png") -> str:
         """Store the bytes and return their id.
@@ -38,25 +95,7 @@ class ImageStore:
         Raises:
             StorageError: the folder cannot be written.
         """
-        name = image_id(content)
-        path = self.folder / f"{name}{IMAGE_SUFFIXES.get(media_type, '.png')}"
-        if path.exists():
-            path.touch()  # young again: prune spares what somebody has just asked for
-        else:
-            write_whole(path, content)
-        return name
-
-    def path(self, image_id: str) -> Path:
-        """The file of an image.
-
-        Raises:
-            UnknownNameError: no such image, or not an id at all.
-        """
-        if is_image_id(image_id):
-            for suffix in IMAGE_SUFFIXES.values():
-                if (path := self.folder / f"{image_id}{suffix}").is_file():
-                    return path
-        raise UnknownNameError("image", image_id, (), hint="image ids stand in result.json under image.image_id")
+        return self._save(content, IMAGE_SUFFIXES.get(media_type, ".png"))
 
     def read(self, image_id: str) -> tuple[bytes, str]:
         """An image's bytes and their media type.
@@ -66,14 +105,52 @@ class ImageStore:
             StorageError: its file cannot be read.
         """
         path = self.path(image_id)
-        try:
-            return path.read_bytes(), MEDIA_TYPES[path.suffix]
-        except OSError as exc:
-            raise StorageError(f"cannot read {path}: {exc.strerror or exc}", hint="make the file readable") from exc
+        return self._read(path), MEDIA_TYPES[path.suffix]
 
     def url(self, image_id: str) -> str:
         """The file's URL on this machine."""
         return self.path(image_id).as_uri()
+
+
+class PageStore(_HashedFiles):
+    """Finished pages, ``<id>.html``."""
+
+    kind = "page"
+    key = "meta.page_id"
+    suffixes = (".html",)
+
+    @classmethod
+    def beside(cls, images: Path) -> PageStore:
+        """The pages of the data folder that has its images in ``images``."""
+        return cls(images.with_name("pages"))
+
+    def save(self, content: bytes) -> str:
+        """Store the bytes and return their id.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        return self._save(content, ".html")
+
+    def read(self, page_id: str) -> bytes:
+        """A page's bytes.
+
+        Raises:
+            UnknownNameError: no such page, or not an id at all.
+            StorageError: its file cannot be read.
+        """
+        return self._read(self.path(page_id))
+
+
+def _made_young(path: Path) -> bool:
+    """Whether the file is there; prune spares what somebody has just asked for."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise _unwritable(path, exc) from exc
+    return True
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
@@ -98,9 +175,13 @@ def write_whole(path: Path, content: bytes, *, mode: int = 0o666) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as exc:
-        raise StorageError(
-            f"cannot write {path}: {exc.strerror or exc}", hint="make the folder writable, or choose another one"
-        ) from exc
+        raise _unwritable(path, exc) from exc
+
+
+def _unwritable(path: Path, exc: OSError) -> StorageError:
+    return StorageError(
+        f"cannot write {path}: {exc.strerror or exc}", hint="make the folder writable, or choose another one"
+    )
 
 
 def make_folder(folder: Path) -> None:

@@ -20,15 +20,20 @@ class Holding:
     bytes: int
 
 
-def holdings(home: Path, images: Path) -> dict[str, Holding]:
-    """What a data folder holds: ``runs``, ``images`` and the ``database``, what its WAL still has included."""
+def holdings(home: Path, images: Path, pages: Path) -> dict[str, Holding]:
+    """What a data folder holds: ``runs``, ``images``, ``pages``, ``database``, what its WAL still has included."""
     runs = home / "runs"
     database = [path for path in (home / DATABASE, home / f"{DATABASE}-wal") if path.exists()]
     return {
         "runs": Holding(sum(1 for _ in runs.glob("[!.]*/run.json")), size_of(files_in(runs))),
-        "images": Holding(sum(1 for _ in images.glob("[!.]*")), size_of(files_in(images))),
+        "images": _visible(images),
+        "pages": _visible(pages),
         "database": Holding(len(database[:1]), size_of(database)),
     }
+
+
+def _visible(folder: Path) -> Holding:
+    return Holding(sum(1 for _ in folder.glob("[!.]*")), size_of(files_in(folder)))
 
 
 def files_in(folder: Path) -> Iterator[Path]:

@@ -20,6 +20,8 @@ __all__ = ["commands"]
 
 commands = typer.Typer()
 
+_COUNTED = ("runs", "images", "pages")
+
 
 @commands.command()
 def diff(
@@ -93,11 +95,13 @@ def prune(
         str | None, typer.Option("--older-than", metavar="AGE", help="Runs that ended longer ago, e.g. 30d, 2w, 12h.")
     ] = None,
     keep: Annotated[int | None, typer.Option("--keep", metavar="N", help="Never the N latest runs.")] = None,
-    unfinished: Annotated[bool, typer.Option("--unfinished", help="Failed and interrupted runs, too.")] = False,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Failed, interrupted and cancelled runs, too.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing, say what would be.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete old runs and the images that no run needs any more, and say what the data folder holds."""
+    """Delete old runs, then images and pages that no run needs any more, and say what the data folder holds."""
     from sparklio.pruning import parse_age
     from sparklio.studio import Sparklio
 
@@ -119,7 +123,7 @@ def _tell(done: Pruned) -> None:
 
     verb, freed = ("would delete", "about") if done.dry_run else ("deleted", "freed")
     terminal.say(
-        f"{verb}: runs {len(done.runs)}, images {done.images}, leftovers {done.leftovers}; "
+        f"{verb}: runs {len(done.runs)}, images {done.images}, pages {done.pages}, leftovers {done.leftovers}; "
         f"{freed} {readable(done.freed_bytes)}"
     )
     for run_id in done.runs:
@@ -127,8 +131,5 @@ def _tell(done: Pruned) -> None:
     for run_id in done.busy:
         terminal.say(f"  {run_id} is being run, and stays")
     terminal.warn(done.notes)
-    runs, images, database = (done.holds[name] for name in ("runs", "images", "database"))
-    terminal.say(
-        f"holds: runs {runs.count} ({readable(runs.bytes)}), images {images.count} ({readable(images.bytes)}), "
-        f"database {readable(database.bytes)}"
-    )
+    counted = (f"{name} {done.holds[name].count} ({readable(done.holds[name].bytes)})" for name in _COUNTED)
+    terminal.say(f"holds: {', '.join(counted)}, database {readable(done.holds['database'].bytes)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 import stat
 import struct
@@ -16,22 +17,24 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, BinaryIO, Literal
+from typing import IO, Any, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from graph.event_log import EVENTS_FILE
 from providers.base import IMAGE_SUFFIXES
 from providers.errors import InputError
 from sparklio.rows import TABLES
 
 __all__ = [
     "FORMAT",
+    "LOGS",
     "MANIFEST",
     "File",
     "Manifest",
     "Package",
     "add_member",
-    "images_in",
+    "is_event",
     "is_image",
     "new_package",
     "open_package",
@@ -41,6 +44,7 @@ __all__ = [
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+LOGS = ("run.log", EVENTS_FILE)
 
 MAX_MEMBERS = 64
 MAX_MEMBER_BYTES = 128 * 1024 * 1024  # a page holds its image, of 64 MB at most, in base64
@@ -81,12 +85,7 @@ def is_image(name: str) -> bool:
     return bool(_IMAGE.fullmatch(name))
 
 
-def images_in(folder: Path) -> dict[str, Path]:
-    """The images in a folder, by their ids."""
-    return {path.stem: path for path in sorted(folder.glob("*")) if is_image(f"images/{path.name}")}
-
-
-_FILES = {MANIFEST, "run.json", "result.json", "page.html", "run.log", *map(rows_file, TABLES)}
+_FILES = {MANIFEST, "run.json", "result.json", "page.html", *LOGS, *map(rows_file, TABLES)}
 
 
 class File(BaseModel):
@@ -94,6 +93,26 @@ class File(BaseModel):
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0)
+
+
+class _LoggedEvent(BaseModel):
+    """A line of events.jsonl; the run's id is that of its folder."""
+
+    seq: int = Field(ge=1, lt=10**15)
+    type: str
+    node: str | None
+    at: str
+    elapsed_ms: int
+    data: dict[str, Any]
+
+
+def is_event(line: bytes) -> bool:
+    """Whether a line of events.jsonl is a whole one: who dies while writing leaves a torn one."""
+    try:
+        _LoggedEvent.model_validate(json.loads(line), strict=True)
+    except (ValueError, RecursionError):
+        return False
+    return line.endswith(b"\n")
 
 
 class _AnyManifest(BaseModel):

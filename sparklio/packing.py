@@ -13,6 +13,7 @@ from secrets import token_hex
 from typing import BinaryIO
 
 from graph.database import Database
+from graph.event_log import EVENTS_FILE
 from graph.sqlite import storage_errors, to_its_end
 from graph.store import RunRecord, RunStore
 from graph.vault import PLAIN
@@ -20,6 +21,7 @@ from providers.errors import StorageError, UsageError
 from routing.image_store import ImageStore
 from sparklio import __version__
 from sparklio.package import (
+    LOGS,
     MANIFEST,
     MAX_BYTES,
     MAX_MEMBER_BYTES,
@@ -27,7 +29,7 @@ from sparklio.package import (
     File,
     Manifest,
     add_member,
-    images_in,
+    is_event,
     is_image,
     new_package,
     rows_file,
@@ -38,7 +40,6 @@ from sparklio.rows import TABLES, Row, form_of, image_names, plain, read_rows, t
 __all__ = ["pack_run", "package_path"]
 
 _SUFFIX = ".sparklio"
-_LOG_FILE = "run.log"
 
 
 def package_path(run_id: str, out: Path | None) -> Path:
@@ -68,8 +69,8 @@ def _pack(
     folder: Path, images: ImageStore, database: Database, record: RunRecord, rows: dict[str, list[Row]], out: Path
 ) -> None:
     with storage_errors(f"the run's folder {folder}"):
-        stored = images_in(images.folder)
-        own = images_in(folder / IMAGES)
+        stored = images.files()
+        own = ImageStore(folder / IMAGES).files()
         pictures = {name: stored[name] for name in _named(database, record, rows, stored)} | own
     with _whole_file(out) as file:
         _write(file, record, rows, _files(folder, [pictures[name] for name in sorted(pictures)]))
@@ -77,7 +78,8 @@ def _pack(
 
 def _at_rest(record: RunRecord) -> RunRecord:
     """Nobody runs it, for we hold its lock."""
-    return record.model_copy(update={"status": "interrupted"}) if record.status == "running" else record
+    waits = record.status in ("queued", "running")
+    return record.model_copy(update={"status": "interrupted"}) if waits else record
 
 
 def _named(database: Database, record: RunRecord, rows: dict[str, list[Row]], stored: Collection[str]) -> set[str]:
@@ -90,7 +92,7 @@ def _named(database: Database, record: RunRecord, rows: dict[str, list[Row]], st
 
 
 def _files(folder: Path, pictures: list[Path]) -> dict[str, Path]:
-    files = {name: folder / name for name in (RESULT_FILE, PAGE_FILE, _LOG_FILE) if (folder / name).is_file()}
+    files = {name: folder / name for name in (RESULT_FILE, PAGE_FILE, *LOGS) if (folder / name).is_file()}
     return files | {f"{IMAGES}/{path.name}": path for path in pictures}
 
 
@@ -103,7 +105,7 @@ def _write(target: BinaryIO, record: RunRecord, rows: dict[str, list[Row]], file
             entries[rows_file(table)] = _add_bytes(archive, rows_file(table), lines)
         for name, path in files.items():
             with path.open("rb") as source:
-                entries[name] = add_member(archive, name, source)
+                entries[name] = add_member(archive, name, _whole_events(source) if name == EVENTS_FILE else source)
             if is_image(name) and not entries[name].sha256.startswith(path.stem):
                 raise StorageError(f"the image {path} is damaged", hint="remove it and make it again: --from vision")
         _check_bounds(record.run_id, entries)
@@ -115,6 +117,10 @@ def _write(target: BinaryIO, record: RunRecord, rows: dict[str, list[Row]], file
             files=entries,
         )
         _add_bytes(archive, MANIFEST, manifest.model_dump_json(indent=1).encode())
+
+
+def _whole_events(source: BinaryIO) -> BinaryIO:
+    return io.BytesIO(b"".join(line for line in source if is_event(line)))
 
 
 def _add_bytes(archive: zipfile.ZipFile, name: str, content: bytes) -> File:

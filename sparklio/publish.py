@@ -13,7 +13,7 @@ from graph.rerun import NODES
 from graph.store import RunRecord, RunStore
 from providers.base import Usage
 from providers.errors import StorageError, UnknownNameError, UsageError
-from routing.image_store import MEDIA_TYPES, ImageStore, is_image_id, write_whole
+from routing.image_store import MEDIA_TYPES, ImageStore, PageStore, is_image_id, write_whole
 from routing.prices import total_cost
 from sparklio.page import render_page
 
@@ -27,15 +27,17 @@ IMAGES = "images"
 class Publisher:
     """Writes each result into the run's own folder, and into ``--out`` where that is another one.
 
-    The own folder is what ``show``, ``resume`` and reruns read: somebody else may write into ``--out`` later.
+    The own folder is what ``show``, ``resume`` and reruns read: somebody else may write into ``--out`` later. The page
+    that ``meta.page_id`` names stands under its hash besides, where it never changes.
 
     Args:
-        images: the gateway's store.
+        images: the gateway's store; the pages lie beside it.
         runs: where the runs' own folders are.
     """
 
     def __init__(self, images: ImageStore, runs: RunStore) -> None:
         self._images = images
+        self._pages = PageStore.beside(images.folder)
         self._runs = runs
 
     async def __call__(self, record: RunRecord, state: Mapping[str, Any], clock: Callable[[], int]) -> Published:
@@ -58,10 +60,11 @@ class Publisher:
             brand=state["brand_input"],
             image=(content, MEDIA_TYPES[image.suffix]),
             language=state.get("language", "ko"),
-        )
+        ).encode()
+        result["meta"]["page_id"] = self._pages.save(page)
         for folder in folders:
             write_whole(folder / IMAGES / image.name, content)
-            write_whole(folder / PAGE_FILE, page.encode())
+            write_whole(folder / PAGE_FILE, page)
         result["meta"]["wall_ms"] = clock()
         for folder in folders:
             write_whole(folder / RESULT_FILE, json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
@@ -126,7 +129,7 @@ def read_result(runs: RunStore, run_id: str) -> dict[str, Any]:
 
 
 def build_result(record: RunRecord, state: Mapping[str, Any]) -> dict[str, Any]:
-    """result.json: the six artefacts and ``meta``, its ``wall_ms`` still open.
+    """result.json: the six artefacts and ``meta``, its ``page_id`` and ``wall_ms`` still open.
 
     ``meta.usage`` counts what this run itself asked for, ``meta.cost_usd`` what it paid, failed calls included (None
     where a model without a price took part).
@@ -146,6 +149,7 @@ def build_result(record: RunRecord, state: Mapping[str, Any]) -> dict[str, Any]:
             "stage": record.stage,
             "language": state.get("language", "ko"),
             "parent": record.parent.model_dump() if record.parent else None,
+            "page_id": None,
             "wall_ms": 0,
             "usage": usage.model_dump(),
             "cost_usd": record.spent_usd,

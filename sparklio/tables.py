@@ -18,7 +18,15 @@ __all__ = ["findings_table", "history_tree", "run_summary", "runs_table", "setti
 
 Record = Mapping[str, Any]
 
-_STYLES = {"done": "green", "finished": "green", "failed": "red", "running": "cyan", "interrupted": "yellow"}
+_STYLES = {
+    "done": "green",
+    "finished": "green",
+    "failed": "red",
+    "queued": "dim",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "cancelled": "yellow",
+}
 _STATE_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
 

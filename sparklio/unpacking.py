@@ -14,6 +14,7 @@ from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
 from graph.database import Database
+from graph.event_log import EVENTS_FILE
 from graph.ledger import Effect
 from graph.long_texts import join, part
 from graph.photos import MAX_PHOTO_PIXELS
@@ -24,14 +25,13 @@ from graph.vault import PLAIN
 from providers.errors import ConfigError, InputError, RunExistsError, SparklioError
 from providers.pictures import MEDIA_TYPES as FORMATS
 from providers.pictures import picture_of
-from routing.image_store import MEDIA_TYPES, ImageStore, write_whole
-from sparklio.package import MAX_BYTES, Package, open_package, rows_file, unfit
+from routing.image_store import MEDIA_TYPES, ImageStore, PageStore, hash_id, write_whole
+from sparklio.package import LOGS, MAX_BYTES, Package, is_event, open_package, rows_file, unfit
 from sparklio.publish import PAGE_FILE, RESULT_FILE
 from sparklio.rows import TABLES, Row, form_of, insertions, key_of, plain, sealed, to_row
 
 __all__ = ["Checked", "check_file", "check_package", "unpack_run"]
 
-_LOG_FILE = "run.log"
 _TYPES = {"null", "bytes", "bytearray", "msgpack"}  # what LangGraph can revive beside, it never writes for us
 
 
@@ -55,6 +55,7 @@ class _Meta(BaseModel):
     run_id: str
     mode: str
     nodes: dict[str, dict[str, Any]]
+    page_id: str | None = None
 
 
 class _Result(BaseModel):
@@ -100,6 +101,8 @@ def check_package(package: Package) -> Checked:
         _result(package)
     elif record.status == "finished":
         raise unfit(package.path, f"it lacks {RESULT_FILE}")
+    if EVENTS_FILE in package and not all(map(is_event, package.lines(EVENTS_FILE))):
+        raise unfit(package.path, f"{EVENTS_FILE} holds a line that is no event")
     return Checked(record, {table: _rows(package, table) for table in TABLES})
 
 
@@ -135,7 +138,8 @@ async def unpack_run(store: RunStore, images: ImageStore, database: Database, pa
         folder = store.folder(run_id)
         await to_its_end(asyncio.to_thread(store.clear, run_id))
         await to_its_end(asyncio.to_thread(_write_files, package, folder, images))
-        record = packed.model_copy(update={"out": folder, "input_file": None})
+        nobody = {"keeper": None, "request": None}  # a file from elsewhere books no work here
+        record = packed.model_copy(update={"out": folder, "input_file": None, **nobody})
         store.save(record)
     return record
 
@@ -167,7 +171,7 @@ def _record(package: Package) -> RunRecord:
         raise unfit(package.path, "its run.json is no record of a run") from exc
     if record.run_id != package.manifest.run_id:
         raise unfit(package.path, "its members speak of different runs")
-    if record.status == "running" or not set(record.nodes) <= set(NODES):
+    if record.status in ("queued", "running") or not set(record.nodes) <= set(NODES):
         raise unfit(package.path, "its run.json is no record of a run at rest")
     return record
 
@@ -282,11 +286,18 @@ def _write_files(package: Package, folder: Path, images: ImageStore) -> None:
         content = package.read(name)
         write_whole(folder / name, content)
         images.save(content, MEDIA_TYPES[Path(name).suffix])
-    for name in (PAGE_FILE, _LOG_FILE):
+    for name in (PAGE_FILE, *LOGS):
         if name in package:
             write_whole(folder / name, package.read(name))
     if RESULT_FILE in package:
         result = _result(package)
+        _store_page(package, result["meta"].get("page_id"), PageStore.beside(images.folder))
         image = folder.resolve() / str(_image_file(package, result["image"]["image_id"]))
         result["image"]["url"] = image.as_uri()
         write_whole(folder / RESULT_FILE, json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
+
+
+def _store_page(package: Package, page_id: str | None, pages: PageStore) -> None:
+    """Under its hash, where the page is the one that the result names."""
+    if PAGE_FILE in package and hash_id(content := package.read(PAGE_FILE)) == page_id:
+        pages.save(content)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
-from routing.image_store import ImageStore, image_id, make_folder, write_whole
+from providers.errors import StorageError, UnknownNameError
+from routing.image_store import ImageStore, PageStore, image_id, make_folder, write_whole
 
 
 @pytest.fixture
@@ -46,3 +49,66 @@ def test_an_image_that_is_asked_for_again_is_young_again(tmp_path: Path) -> None
     os.utime(store.path(name), (1, 1))
     assert store.save(b"bytes") == name
     assert store.path(name).stat().st_mtime > 1
+
+
+def test_a_page_lies_under_its_hash_and_is_written_once(tmp_path: Path, synced: list[str]) -> None:
+    store = PageStore.beside(tmp_path / "images")
+    name = store.save(b"<html></html>")
+    assert name == hashlib.sha256(b"<html></html>").hexdigest()[:32]
+    assert store.path(name) == tmp_path / "pages" / f"{name}.html"
+    synced.clear()
+    os.utime(store.path(name), (1, 1))
+    assert store.save(b"<html></html>") == name
+    assert synced == []
+    assert store.path(name).stat().st_mtime > 1
+    assert (store.read(name), store.files()) == (b"<html></html>", {name: store.path(name)})
+
+
+@pytest.mark.parametrize("kind", [ImageStore, PageStore])
+@pytest.mark.parametrize("name", ["0" * 32, "0" * 32 + "\n", "../runs/page/page", "", "0" * 31, "F" * 32])
+def test_what_is_not_there_is_unknown(tmp_path: Path, kind: type[ImageStore | PageStore], name: str) -> None:
+    store = kind(tmp_path)
+    (tmp_path / "notes.html").write_bytes(b"mine")
+    (tmp_path / f"{'0' * 32}.txt").write_bytes(b"mine")
+    with pytest.raises(UnknownNameError) as caught:
+        store.read(name)
+    assert "result.json" in caught.value.hint
+    assert store.files() == {}
+
+
+def test_what_somebody_removes_at_that_moment_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PageStore(tmp_path)
+    name = store.save(b"page")
+    utime = os.utime
+
+    def late(path: Path) -> None:
+        path.unlink()
+        utime(path)
+
+    monkeypatch.setattr(os, "utime", late)
+    assert store.save(b"page") == name
+    assert store.read(name) == b"page"
+
+
+def test_a_file_that_cannot_be_made_young_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PageStore(tmp_path)
+    store.save(b"page")
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    with pytest.raises(StorageError, match="Read-only"):
+        store.save(b"page")
+
+
+def test_a_page_that_cannot_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = PageStore(tmp_path)
+    name = store.save(b"page")
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(StorageError, match="Permission denied"):
+        store.read(name)

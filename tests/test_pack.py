@@ -26,6 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from graph.inputs import RunInput
 from graph.long_texts import ThriftySaver
 from graph.vault import PLAIN
 from providers.errors import (
@@ -33,11 +34,13 @@ from providers.errors import (
     InputError,
     RunBusyError,
     RunExistsError,
+    RunUnfinishedError,
     StorageError,
     UnknownNameError,
     UsageError,
 )
-from sparklio import Sparklio, package, packing, pruning, unpacking
+from routing.image_store import ImageStore
+from sparklio import Sparklio, data_folder, leftovers, package, packing, pruning, unpacking
 from sparklio.rows import TABLES, image_names, insertions
 from tests.conftest import BRAND, PRODUCT
 from tests.test_cli import Shell
@@ -265,6 +268,62 @@ def test_a_file_that_is_refused_makes_no_data_folder(sparklio: Shell, tmp_path: 
     assert tree(tmp_path) == before
 
 
+# its events
+
+
+def event_line(seq: Any, **values: Any) -> bytes:
+    event = {"seq": seq, "type": "token", "node": "brief", "at": "", "elapsed_ms": 1, "data": {"text": "소리"}} | values
+    return json.dumps(event, ensure_ascii=False).encode() + b"\n"
+
+
+async def test_the_events_travel_without_what_a_kill_has_torn(tmp_path: Path) -> None:
+    async with Sparklio(home="a") as here:
+        await stopped(here, "page", after="brief")
+        path = here.runs.store.folder("page") / "events.jsonl"
+        torn, cut = event_line(3)[:20] + b"\n", event_line(5)[:-1]
+        path.write_bytes(event_line(1) + event_line(2) + torn + event_line(4) + cut)
+        file = await here.pack("page")
+        path.unlink()
+        without = await here.pack("page", "without.sparklio")
+    assert "events.jsonl" not in members_of(without)
+    async with Sparklio(home="b") as there:
+        await there.unpack(file)
+    got = (tmp_path / "b" / "runs" / "page" / "events.jsonl").read_bytes()
+    assert got == event_line(1) + event_line(2) + event_line(4)
+
+
+async def test_half_of_a_letter_is_an_event_s_too(tmp_path: Path) -> None:
+    """As a model may write it; see how the log encodes it."""
+    half = json.dumps(json.loads(event_line(1)) | {"data": {"text": "\ud83d"}}).encode() + b"\n"
+    assert package.is_event(half)
+
+
+# what a file books
+
+
+async def test_a_queued_run_travels_as_an_interrupted_one() -> None:
+    async with Sparklio(home="a") as here:
+        inputs = RunInput.parse({"brand": BRAND, "product": PRODUCT})
+        record = await here.runs.start(inputs, run_id="page")
+        here.runs.store.save(record.model_copy(update={"status": "queued"}))
+        file = await here.pack("page")
+        assert here.runs.store.read("page").status == "queued"
+    async with Sparklio(home="b") as there:
+        assert (await there.unpack(file)).status == "interrupted"
+        assert (await there.resume("page")).result["brief"]
+
+
+async def test_a_file_from_elsewhere_books_no_work_here(tmp_path: Path) -> None:
+    async with Sparklio(home="a") as here:
+        await stopped(here, "page", after="brief")
+        members = members_of(await here.pack("page"))
+    path = zipped(tmp_path / "kept.sparklio", changed("run.json", keeper="server", request="r-1")(members))
+    async with Sparklio(home="b") as there:
+        await there.unpack(path)
+        record = there.runs.store.read("page")
+    assert (record.status, record.keeper, record.request) == ("interrupted", None, None)
+
+
 # hostile files: content
 
 
@@ -276,6 +335,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     async def make() -> Path:
         async with Sparklio(home=folder / "home") as studio:
             await studio.run(brand=brand, product=PRODUCT, run_id="page")
+            (studio.runs.store.folder("page") / "events.jsonl").write_bytes(event_line(1) + event_line(2))
             return await studio.pack("page", folder)
 
     materials = [{"name": "long.txt", "text": "소리를 오래 들어도 귀가 편합니다. " * 100}]
@@ -389,6 +449,7 @@ CONTENT: dict[str, tuple[Callable[[Members], Members], str]] = {
     "another id in the manifest": (manifest(run_id="other"), "different runs"),
     "an id that is a path": (renamed, "no record"),
     "a record that is no JSON": (replaced("run.json", b"{"), "no record"),
+    "a record that is queued": (changed("run.json", status="queued"), "at rest"),
     "a record that is running": (changed("run.json", status="running"), "at rest"),
     "a record of unknown agents": (changed("run.json", nodes=["shell"]), "at rest"),
     "a record without inputs": (changed("run.json", inputs={}), "no record"),
@@ -443,6 +504,14 @@ CONTENT: dict[str, tuple[Callable[[Members], Members], str]] = {
         "cannot be read",
     ),
     "a text that is missing": (replaced("texts.jsonl", b""), "cannot be read"),
+    "an event that is torn": (replaced("events.jsonl", event_line(1)[:-9]), "no event"),
+    "an event without its end": (replaced("events.jsonl", event_line(1)[:-1]), "no event"),
+    "an event that is a list": (replaced("events.jsonl", event_line(1) + b"[]\n"), "no event"),
+    "an event that is too deep": (replaced("events.jsonl", b"[" * 100_000 + b"\n"), "no event"),
+    "an event of no number": (replaced("events.jsonl", event_line("1")), "no event"),
+    "an event of number 0": (replaced("events.jsonl", event_line(0)), "no event"),
+    "an event whose data are none": (replaced("events.jsonl", event_line(1, data="")), "no event"),
+    "an event that is no text": (replaced("events.jsonl", b"\xff\n"), "no event"),
     "a newer format": (manifest(format=2), "format 2.*reads 1"),
     "a format of no kind": (manifest(format="x"), "manifest"),
     "a manifest with more in it": (manifest(more=1), "manifest"),
@@ -625,7 +694,7 @@ def test_a_file_that_was_damaged_on_its_way_is_never_half_taken(good: Path, data
 # broken off, and at the same time
 
 
-@pytest.mark.parametrize("after", range(1, 7))
+@pytest.mark.parametrize("after", range(1, 9))
 async def test_a_torn_unpack_shows_nothing_and_can_be_repeated(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
@@ -688,8 +757,8 @@ async def test_what_an_earlier_run_left_is_not_taken_for_the_unpacked_one_s(tmp_
         folder = there.runs.store.folder("page")
         (folder / "run.json").unlink()
         assert (await there.unpack(file)).status == "interrupted"
-        assert {path.name for path in folder.iterdir()} == {"run.json", "run.log", "lock"}
-        with pytest.raises(StorageError, match="no result"):
+        assert {path.name for path in folder.iterdir()} - {"events.jsonl"} == {"run.json", "run.log", "lock"}
+        with pytest.raises(RunUnfinishedError, match="no result"):
             await there.load("page")
         assert (await there.resume("page")).result["brief"]
     assert first.page_path.is_file(), "what stands elsewhere is its owner's"
@@ -743,7 +812,7 @@ async def test_plain_rows_are_encrypted_where_there_is_a_key(good: Path, tmp_pat
         again = members_of(await there.pack("page", tmp_path))
     assert json.loads(members_of(good)["manifest.json"])["encrypted"] is False
     assert json.loads(again["manifest.json"])["encrypted"] is True
-    rows = [row for name, text in again.items() if name.endswith(".jsonl") for row in _lines(text)]
+    rows = [row for table in TABLES for row in _lines(again[f"{table}.jsonl"])]
     assert {row.get("form") or row["type"].partition("+")[2] for row in rows} == {"zlib-aes256gcm"}
 
 
@@ -780,11 +849,14 @@ async def test_the_event_loop_serves_others_meanwhile(tmp_path: Path, monkeypatc
         spied(package.Package, "read")
         spied(unpacking, "plain", "sealed")
         await there.unpack(file)
-        spied(pruning, "image_names", "images_in", "plain", "files_in", "holdings")
+        spied(data_folder, "image_names", "files_in")
+        spied(leftovers, "plain")
+        spied(pruning, "holdings")
+        spied(ImageStore, "files")
         spied(shutil, "rmtree")
         await there.prune(keep=1)
     assert {"image_names", "add_member", "fsync", "read", "plain", "sealed"} < done
-    assert {"images_in", "files_in", "holdings", "rmtree"} < done
+    assert {"files", "files_in", "holdings", "rmtree"} < done
 
 
 async def test_who_cancels_a_pack_leaves_the_run_alone_only_when_it_is_written(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ from graph.database import Database
 from graph.inputs import RunInput
 from providers.errors import StorageError, UnknownNameError, UsageError
 from sparklio import Sparklio
+from sparklio.data_folder import DataFolder
 from sparklio.disk_use import readable
 from sparklio.pruning import parse_age
 from sparklio.rows import TABLES
@@ -267,6 +269,7 @@ async def test_what_was_left_half_written_goes_after_an_hour(studio: Sparklio, h
     await make(studio, "page")
     left = [
         home / "images" / ".x.png.0123456789abcdef",
+        home / "pages" / ".x.html.0123456789abcdef",
         home / "runs" / "page" / ".run.json.0123456789abcdef",
         home / "runs" / "page" / "images" / ".x.png.0123456789abcdef",
         home / "runs" / ".gone.0123456789abcdef" / "page.html",
@@ -282,8 +285,8 @@ async def test_what_was_left_half_written_goes_after_an_hour(studio: Sparklio, h
     told = await studio.prune(keep=9, dry_run=True)
     assert all(path.exists() for path in left)
     done = await studio.prune(keep=9)
-    assert (told.leftovers, done.leftovers) == (5, 5)
-    assert not any(path.exists() for path in (*left, home / "runs" / "torn", left[3].parent))
+    assert (told.leftovers, done.leftovers) == (6, 6)
+    assert not any(path.exists() for path in (*left, home / "runs" / "torn", left[4].parent))
     assert young.exists()
     assert other.exists()
     assert (await studio.load("page")).result["brief"]
@@ -324,6 +327,32 @@ async def test_a_run_that_was_just_booked_is_not_an_unfinished_one(studio: Spark
     grow_old(studio.runs.store.folder("forgotten") / "run.json", 0.1)
     assert (await studio.prune(keep=1, unfinished=True)).runs == ["booked"]
     assert (await studio.prune(keep=0, unfinished=True)).runs == ["forgotten"]
+
+
+async def test_a_queued_run_stays_and_a_cancelled_one_is_unfinished(studio: Sparklio) -> None:
+    for run_id, status in (("waits", "queued"), ("stopped", "cancelled")):
+        await stopped(studio, run_id, after="brief")
+        record = studio.runs.store.read(run_id)
+        studio.runs.store.save(record.model_copy(update={"status": status}))
+        age(studio, run_id, 40)
+    assert (await studio.prune(older_than=30 * DAY)).runs == []
+    assert (await studio.prune(older_than=30 * DAY, unfinished=True)).runs == ["stopped"]
+    assert runs(studio) == {"waits"}
+
+
+async def test_a_run_that_was_booked_again_meanwhile_stays(studio: Sparklio, monkeypatch: pytest.MonkeyPatch) -> None:
+    await stopped(studio, "half", after="brief")
+    age(studio, "half", 40)
+    store = studio.runs.store
+    measured = DataFolder.named_in_records
+
+    def booked(*words: Any, **named: Any) -> set[str]:
+        store.save(store.read("half").model_copy(update={"status": "queued"}))
+        return measured(*words, **named)
+
+    monkeypatch.setattr(DataFolder, "named_in_records", booked)
+    assert (await studio.prune(keep=0, unfinished=True)).runs == []
+    assert runs(studio) == {"half"}
 
 
 async def test_what_two_prunes_delete_at_once_goes(
@@ -398,7 +427,7 @@ async def test_sizes_are_those_of_the_files(home: Path) -> None:
     before = du(home)
     async with Sparklio(home=home) as studio:
         told = await studio.prune(older_than=DAY, dry_run=True)
-        for path in studio.images.folder.iterdir():
+        for path in (*studio.images.folder.iterdir(), *(home / "pages").iterdir()):
             grow_old(path, 2)
         done = await studio.prune(older_than=DAY)
     after = du(home)
@@ -407,6 +436,8 @@ async def test_sizes_are_those_of_the_files(home: Path) -> None:
     assert (told.holds["runs"].count, done.holds["runs"].count) == (4, 1)
     assert done.holds["runs"].bytes == du(home / "runs")
     assert done.holds["images"].bytes == du(home / "images")
+    assert (told.holds["pages"].count, done.holds["pages"].count, done.pages) == (4, 1, 3)
+    assert done.holds["pages"].bytes == du(home / "pages")
     assert done.holds["database"].bytes == (home / "checkpoints.sqlite").stat().st_size
     assert sum(part.bytes for part in done.holds.values()) == after
     assert done.notes == []
@@ -449,8 +480,9 @@ async def test_who_writes_at_that_moment_is_no_failure(studio: Sparklio, monkeyp
 
 async def test_an_empty_data_folder_has_nothing_to_prune(studio: Sparklio) -> None:
     done = await studio.prune(keep=0)
-    assert (done.runs, done.images, done.leftovers, done.freed_bytes) == ([], 0, 0, 0)
-    assert (done.holds["runs"].count, done.holds["runs"].bytes) == (0, 0)
+    assert (done.runs, done.images, done.pages, done.leftovers, done.freed_bytes) == ([], 0, 0, 0, 0)
+    for part in ("runs", "images", "pages"):
+        assert (done.holds[part].count, done.holds[part].bytes) == (0, 0)
 
 
 # the command line
@@ -468,8 +500,8 @@ def test_by_the_command_line(sparklio: Shell, tmp_path: Path) -> None:
     assert (body["dry_run"], body["runs"], body["holds"]["runs"]["count"]) == (False, ["one"], 2)
     assert body["freed_bytes"] > 0
     shown = sparklio.ok("prune", "--keep", "1", "--older-than", "0m")
-    assert "deleted: runs 1" in shown
-    assert "holds: runs 1 (" in shown
+    assert "deleted: runs 1, images 0, pages 0, leftovers 0; freed " in shown
+    assert re.search(r"^holds: runs 1 \(.+\), images \d+ \(.+\), pages 3 \(.+\), database \d", shown, re.MULTILINE)
     assert [record["run_id"] for record in sparklio.json("runs")["runs"]] == ["three"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -34,11 +35,41 @@ async def test_the_clock_is_asked_when_page_and_images_are_in_place(tmp_path: Pa
         for folder in (record.out, store.folder("page")):
             assert (folder / "page.html").is_file()
             assert list((folder / "images").iterdir())
+        assert list((tmp_path / "pages").iterdir())
         return 42
 
     published = await Publisher(images, store)(record, _state(images), clock)
     assert json.loads(published.result_path.read_text(encoding="utf-8"))["meta"]["wall_ms"] == 42
     assert (store.folder("page") / "result.json").read_bytes() == published.result_path.read_bytes()
+
+
+async def test_the_page_stands_under_its_hash_and_is_copied_to_the_folders(tmp_path: Path) -> None:
+    images, store = ImageStore(tmp_path / "images"), RunStore(tmp_path)
+    record = _record(tmp_path, store)
+    published = await Publisher(images, store)(record, _state(images), lambda: 1)
+    [page] = (tmp_path / "pages").iterdir()
+    page_id = published.result["meta"]["page_id"]
+    assert page.name == f"{page_id}.html"
+    assert hashlib.sha256(page.read_bytes()).hexdigest().startswith(page_id)
+    for folder in (store.folder("page"), record.out):
+        assert (folder / "page.html").read_bytes() == page.read_bytes()
+        assert json.loads((folder / "result.json").read_bytes())["meta"]["page_id"] == page_id
+
+
+async def test_the_page_is_in_the_store_before_any_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, store = ImageStore(tmp_path / "images"), RunStore(tmp_path)
+    record, state = _record(tmp_path, store), _state(images)
+    written: list[str] = []
+
+    def noted(path: Path, content: bytes) -> None:
+        written.append(path.suffix if path.parent.name == "pages" else path.name)
+        write_whole(path, content)
+
+    monkeypatch.setattr("sparklio.publish.write_whole", noted)
+    monkeypatch.setattr("routing.image_store.write_whole", noted)
+    await Publisher(images, store)(record, state, lambda: 1)
+    assert written[0] == ".html"
+    assert written[-2:] == ["result.json", "result.json"]
 
 
 async def test_an_image_that_is_gone_everywhere_says_how_to_make_it_again(tmp_path: Path) -> None:
