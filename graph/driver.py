@@ -15,18 +15,20 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from graph.events import Event, Events, finished_node
-from graph.history import finished_agents, thread_config, values_of
+from graph.event_log import EVENTS_FILE, Bells, EventLog, read_events
+from graph.events import Event, Events, EventType, Once, finished_node
+from graph.history import calls_of, thread_config, values_of
 from graph.ledger import Effect, Ledger
 from graph.rerun import RerunPlan
 from graph.sqlite import storage_errors, until_done
-from graph.state import OUTPUT_KEYS
+from graph.state import OUTPUT_KEYS, NodeCall
 from graph.store import RunRecord, RunStore
 from nodes.context import Context
 from providers.errors import ConfigError, SparklioError, StorageError
 from routing.budget import Budget
-from routing.logs import masked_description
+from routing.logs import mask_secrets, masked_description
 from routing.prices import total_cost
+from routing.tracing import run_span
 
 __all__ = ["Driver", "Publish", "Published"]
 
@@ -46,7 +48,10 @@ Publish = Callable[[RunRecord, Mapping[str, Any], Callable[[], int]], Awaitable[
 
 
 class Driver:
-    """Takes what :class:`graph.runs.Runs` takes; ``ready`` sees to imports and connections, once."""
+    """Takes what :class:`graph.runs.Runs` takes; ``ready`` sees to imports and connections, once.
+
+    ``bells`` wake those who follow a run.
+    """
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Driver:
         ledger: Ledger,
         context: Context,
         *,
+        bells: Bells,
         ready: Callable[[], Awaitable[None]],
         publish: Publish,
         budget_usd: float | None,
@@ -64,6 +70,7 @@ class Driver:
         self._store = store
         self._ledger = ledger
         self._context = context
+        self._bells = bells
         self._ready = ready
         self._publish = publish
         self._budget_usd = budget_usd
@@ -71,45 +78,71 @@ class Driver:
 
     async def session(self, record: RunRecord) -> AsyncGenerator[Event, None]:
         run_id = record.run_id
-        resumed = record.status != "running"
-        events = Events(run_id)
-        try:
-            await self._ready()
-            events = Events(run_id)  # the clock starts behind imports and connections
-            record.status, record.error = "running", None
-            self._store.save(record)
-            done = await finished_agents(record, self._graph) if resumed else []
-            yield events.make(
-                "run_started", {"mode": record.mode, "nodes": record.nodes, "resumed": resumed, "done": done}
-            )
-            with storage_errors("the data folder"):
-                async with aclosing(self._steps(record)) as steps:
-                    async for step in steps:
-                        yield events.make(step["type"], step["data"], step["node"])
-                published = await self._publish(record, await values_of(run_id, self._graph), events.elapsed_ms)
-        except (asyncio.CancelledError, GeneratorExit):
-            self._close(record, "interrupted")
-            raise
-        except BaseException as exc:
-            if isinstance(exc, SparklioError):
-                exc.run_id = run_id
-            failure = masked_description(exc, self._secrets)
-            self._close(record, "failed", failure)
-            log.exception("run failed", extra={"run_id": run_id})
-            yield events.make("run_failed", failure)
-            raise
-        self._close(record, "finished")
-        meta = published.result["meta"]
-        yield events.make(
-            "run_finished",
-            {
-                "result": str(published.result_path),
-                "page": str(published.page_path),
-                "wall_ms": meta["wall_ms"],
-                "usage": meta["usage"],
-                "cost_usd": meta["cost_usd"],
-            },
-        )
+        with EventLog(self._log_file(run_id), run_id, lambda: self._bells.ring(run_id)) as event_log:
+            events = Events(run_id, event_log)
+            try:
+                await self._ready()
+                events.start_clock()  # behind imports and connections
+                once, started = await self._begin(record, events)
+                yield started
+                with storage_errors("the data folder"):
+                    async with aclosing(self._steps(record)) as steps:
+                        async for step in steps:
+                            for told in once.of(step):
+                                yield self._tell(events, told["type"], told["data"], told["node"])
+                    published = await self._publish(record, await values_of(run_id, self._graph), events.elapsed_ms)
+            except (asyncio.CancelledError, GeneratorExit):
+                self._close(record, "interrupted")
+                raise
+            except BaseException as exc:
+                if isinstance(exc, SparklioError):
+                    exc.run_id = run_id
+                failure = masked_description(exc, self._secrets)
+                failed = self._tell(events, "run_failed", failure)
+                self._close(record, "failed", failure)
+                log.exception("run failed", extra={"run_id": run_id})
+                yield failed
+                raise
+            finished = self._tell(events, "run_finished", _outcome(published))
+            self._close(record, "finished")
+            yield finished
+
+    async def _begin(self, record: RunRecord, events: Events) -> tuple[Once, Event]:
+        """Make the run a running one; the event that says so, and who sees to it that nothing is told twice."""
+        calls = await self._stored_calls(record)
+        resumed = events.told_before or bool(calls)
+        record.status, record.error = "running", None
+        self._store.save(record)
+        told = read_events(self._log_file(record.run_id), record.run_id) if events.told_before else ()
+        once = Once(told, calls)
+        for call in once.untold:  # for who reads the log alone; who hears run_started is told there
+            self._tell(events, "node_finished", call, call["node"])
+        done = [name for name in record.nodes if name in once.done]
+        begin = {"mode": record.mode, "nodes": record.nodes, "resumed": resumed, "done": done}
+        return once, self._tell(events, "run_started", begin)
+
+    def _tell(self, events: Events, event_type: EventType, data: dict[str, Any], node: str | None = None) -> Event:
+        """Make an event, while the run is ours. The last one is logged before the record says how the run ended, so
+        that who sees this in the record finds that in the log.
+
+        Raises:
+            RunBusyError: another machine has taken it over, and with it the log.
+        """
+        self._store.check_held(events.run_id)
+        if event_type == "node_failed":  # the error may have passed no gateway
+            data = {
+                key: mask_secrets(text, self._secrets) if isinstance(text, str) else text for key, text in data.items()
+            }
+        return events.make(event_type, data, node)
+
+    def _log_file(self, run_id: str) -> Path:
+        return self._store.folder(run_id) / EVENTS_FILE
+
+    async def _stored_calls(self, record: RunRecord) -> list[NodeCall]:
+        """What the run's own agents have come to so far; of one that was just booked, nothing."""
+        if record.status == "running":
+            return []
+        return [call for call in await calls_of(record.run_id, self._graph) if call["node"] in record.nodes]
 
     async def _steps(self, record: RunRecord) -> AsyncGenerator[dict[str, Any], None]:
         """The agents' own events, from where the run stands."""
@@ -141,9 +174,10 @@ class Driver:
                 durability="async",
             )
             try:
-                async for _, mode, data in cast("AsyncIterator[tuple[Any, str, dict[str, Any]]]", stream):
-                    if event := data if mode == "custom" else finished_node(data):
-                        heard.put_nowait(event)
+                with run_span(record.run_id, record.mode):
+                    async for _, mode, data in cast("AsyncIterator[tuple[Any, str, dict[str, Any]]]", stream):
+                        if event := data if mode == "custom" else finished_node(data):
+                            heard.put_nowait(event)
             finally:
                 heard.put_nowait(None)
 
@@ -201,6 +235,18 @@ class Driver:
 
 
 _NOTHING_TO_RUN = object()
+
+
+def _outcome(published: Published) -> dict[str, Any]:
+    """What run_finished tells."""
+    meta = published.result["meta"]
+    return {
+        "result": str(published.result_path),
+        "page": str(published.page_path),
+        "wall_ms": meta["wall_ms"],
+        "usage": meta["usage"],
+        "cost_usd": meta["cost_usd"],
+    }
 
 
 def _answered_usd(record: RunRecord, effects: Iterable[Effect]) -> float | None:

@@ -16,7 +16,7 @@ from graph.rerun import NODES, RerunPlan
 from graph.state import NodeCall, PageState
 from graph.store import RunRecord
 
-__all__ = ["Point", "calls_of", "finished_agents", "points_of", "thread_config", "values_of"]
+__all__ = ["Point", "calls_of", "points_of", "thread_config", "values_of"]
 
 _SHOWN_KEYS = frozenset(PageState.__annotations__) - {"calls"}
 
@@ -74,12 +74,6 @@ def _point(record: RunRecord, snapshot: StateSnapshot) -> Point:
 async def values_of(run_id: str, graph: CompiledStateGraph[Any, Any, Any, Any]) -> dict[str, Any]:
     """The run's present state."""
     return dict((await graph.aget_state(thread_config(run_id))).values)
-
-
-async def finished_agents(record: RunRecord, graph: CompiledStateGraph[Any, Any, Any, Any]) -> list[str]:
-    """The agents of this run that need not run again."""
-    done = {call["node"] for call in await calls_of(record.run_id, graph)}
-    return [name for name in record.nodes if name in done]
 
 
 async def calls_of(run_id: str, graph: CompiledStateGraph[Any, Any, Any, Any]) -> list[NodeCall]:

@@ -29,6 +29,7 @@ from routing.contracts import (
 )
 from routing.fingerprints import Fingerprint, key_of
 from routing.prices import total_cost
+from routing.tracing import node_span
 
 __all__ = ["observed"]
 
@@ -143,7 +144,8 @@ def observed(name: str, agent: _AgentModule) -> Node:
         started = time.perf_counter()
         try:
             watched = replace(context, llm=book, media=book, on_progress=on_progress)
-            update = await node(state, runtime.override(context=watched))
+            with node_span(name, agent.ROLE, agent.TASK, context.run_id):
+                update = await node(state, runtime.override(context=watched))
         except asyncio.CancelledError:
             raise
         except BaseException as exc:

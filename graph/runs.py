@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, aclosing, asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from secrets import randbits
 from typing import Any, get_args
 
 from graph.database import Database
 from graph.driver import Driver, Publish
+from graph.event_log import EVENTS_FILE, Bells, follow
 from graph.events import Event
 from graph.flow import AGENTS, build_graph
 from graph.history import Point, points_of, values_of
@@ -20,10 +22,11 @@ from graph.ledger import Ledger
 from graph.planning import Planner, Preview, as_read
 from graph.rerun import NODES
 from graph.runlog import run_log
-from graph.store import Parent, RunRecord, RunStore
+from graph.store import Parent, RunRecord, RunStore, Status
 from nodes import vision
 from nodes.context import Context
 from providers.errors import (
+    InputError,
     RunBusyError,
     RunExistsError,
     SparklioError,
@@ -74,11 +77,13 @@ class Runs:
         self._context = context
         self._mode: Mode = mode
         self._planner = Planner(self._ledger, context, read_input)
+        self._bells = Bells()
         self._driver = Driver(
             self.graph,
             store,
             self._ledger,
             context,
+            bells=self._bells,
             ready=self._ready,
             publish=publish,
             budget_usd=budget_usd,
@@ -96,8 +101,21 @@ class Runs:
         stage: Stage = "draft",
         out: Path | None = None,
         input_file: Path | None = None,
+        status: Status = "running",
+        keeper: str | None = None,
+        request: str | None = None,
     ) -> RunRecord:
         """Book a new run with a fresh seed; :meth:`drive` runs it. A rerun may read ``input_file`` again.
+
+        Args:
+            inputs: what the run starts from.
+            run_id: None: one is made.
+            stage: which routing rules apply.
+            out: folder of the result; None: the run's own.
+            input_file: where the inputs were read.
+            status: "running" for who drives it at once, "queued" for who does so later.
+            keeper: see :class:`RunRecord`.
+            request: see :class:`RunRecord`.
 
         Raises:
             RunExistsError: the id is taken.
@@ -114,14 +132,26 @@ class Runs:
             inputs=dict(inputs.to_state()),
             input_file=as_read(input_file, inputs) if input_file else None,
             out=out,
+            status=status,
+            keeper=keeper,
+            request=request,
         )
 
     async def start_rerun(
-        self, run_id: str, *, start_at: str | None, changes: Mapping[str, Any], out: Path | None = None
+        self,
+        run_id: str,
+        *,
+        start_at: str | None,
+        changes: Mapping[str, Any],
+        out: Path | None = None,
+        status: Status = "running",
+        keeper: str | None = None,
+        request: str | None = None,
     ) -> RunRecord:
         """Book a rerun of ``run_id``: a run of its own with its parent's state, changed.
 
-        Without a node and a change it runs what is stale (see :meth:`preview_rerun`), which may be nothing.
+        Without a node and a change it runs what is stale (see :meth:`preview_rerun`), which may be nothing. ``status``,
+        ``keeper`` and ``request`` are as in :meth:`start`.
 
         Raises:
             UnknownNameError: no such run or node.
@@ -140,6 +170,9 @@ class Runs:
             inputs=planned.inputs,
             input_file=planned.input_file,
             out=out,
+            status=status,
+            keeper=keeper,
+            request=request,
         )
 
     async def preview_rerun(
@@ -189,8 +222,12 @@ class Runs:
             await self._media.check(vision.planned_request(record.inputs.get("image_input", {})))
         self.store.check_folder(record.out)
         self.store.create(record)
-        await self._database.forget(record.run_id)
-        await self._ledger.effects_of(record)
+        try:
+            await self._database.forget(record.run_id)
+            await self._ledger.effects_of(record)
+        except BaseException:  # who asked for it is told that there is none
+            self.store.discard(record.run_id)
+            raise
 
     async def open_jobs(self, run_id: str) -> int:
         """How many images this run has ordered and not received, so that they may be under way without it."""
@@ -241,8 +278,9 @@ class Runs:
         return record
 
     async def drive(self, record: RunRecord) -> AsyncGenerator[Event, None]:
-        """Run a booked or interrupted run to its end, yielding its events; a finished one yields nothing.
+        """Run a booked or interrupted run to its end, yielding its events.
 
+        One that is finished yields nothing, nor does one that has failed or was cancelled since ``record`` was read.
         Closing the generator stops the run; it can be resumed.
 
         Raises:
@@ -252,16 +290,61 @@ class Runs:
         run_id = record.run_id
         try:
             async with self._owned(run_id):
-                if self.store.read(run_id).status == "finished":
+                status = self.store.read(run_id).status
+                if status == "finished" or (status in ("failed", "cancelled") and status != record.status):
                     return
-                with run_log(self.store.folder(run_id) / "run.log", run_id, self._secrets):
+                log_file = self.store.folder(run_id) / "run.log"
+                with run_log(log_file, run_id, self._secrets), self._bells.driving(run_id):
                     async with aclosing(self._driver.session(record)) as session:
                         async for event in session:
-                            self.store.check_held(run_id)
                             yield event
         except SparklioError as exc:
             exc.run_id = run_id
             raise
+
+    def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
+        """The events of a run after number ``after``, whoever runs it: those of before, then those that come.
+
+        Ends when the run does, or is interrupted; of one that is over, behind its last event. Who waits in a queue is
+        waited for. Leaving changes nothing for the run.
+
+        Raises:
+            UnknownNameError: there is no such run; said at once.
+            InputError: ``after`` is negative, or ``run_id`` not an id.
+            StorageError: the log or the record cannot be read.
+        """
+        if after < 0:
+            raise InputError(
+                f"{after} is no number of an event", hint="0 for all events, or the last seq that you have"
+            )
+        self.store.read(run_id)
+        path = self.store.folder(run_id) / EVENTS_FILE
+        return follow(path, run_id, after, bells=self._bells, is_over=lambda: self._is_over(run_id))
+
+    def _is_over(self, run_id: str) -> bool:
+        if self._bells.is_driven(run_id):
+            return False
+        try:
+            return self.store.load(run_id).status not in ("queued", "running")
+        except UnknownNameError:  # deleted since
+            return True
+
+    def cancelled(self, run_id: str) -> RunRecord:
+        """Mark a run that nobody runs as stopped on purpose; a finished one stays finished. Returns its record.
+
+        Raises:
+            UnknownNameError: there is no such run.
+            RunBusyError: it is being run.
+            StorageError: the record cannot be written.
+        """
+        self.store.read(run_id)
+        with self.store.lock(run_id):
+            record = self.store.read(run_id)
+            if record.status not in ("finished", "cancelled"):
+                record.status, record.finished_at = "cancelled", datetime.now(UTC)
+                self.store.save(record)
+        self._bells.ring(run_id)
+        return record
 
     @asynccontextmanager
     async def _owned(self, run_id: str) -> AsyncGenerator[None, None]:

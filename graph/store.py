@@ -1,4 +1,5 @@
-"""Runs on disk: ``<home>/runs/<id>/`` holds the run's record, log and lock, and its result unless ``--out`` says where.
+"""Runs on disk: ``<home>/runs/<id>/`` holds the run's record, logs and lock, and its result unless ``--out`` says
+where.
 
 A run's family is the run and its reruns ``<id>.2``, ``<id>.3``, ...
 """
@@ -28,12 +29,13 @@ __all__ = ["InputFile", "Parent", "RunRecord", "RunStore", "Status"]
 
 log = logging.getLogger(__name__)
 
-Status = Literal["running", "finished", "failed", "interrupted"]
+Status = Literal["queued", "running", "finished", "failed", "interrupted", "cancelled"]
+"""Queued: booked by somebody who runs it later. Cancelled: stopped on purpose, and only a person goes on with it."""
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}(\.[1-9][0-9]{0,5})?")
 _NEW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 _LISTED = 20
-_RESULTS = ("result.json", "page.html", "images")
+_RESULTS = ("result.json", "page.html", "images", "events.jsonl")
 
 
 class Parent(BaseModel):
@@ -59,6 +61,8 @@ class RunRecord(BaseModel):
         out: folder of result.json, page.html and images/.
         spent_usd: what its calls cost so far, the failed ones too; None where a price is unknown.
         failed_usd: what of that went into calls without an answer, which the ledger does not know.
+        keeper: who goes on with it after a restart, "server"; None: nobody but a person.
+        request: the request that it was booked for, which no other run was.
     """
 
     run_id: str
@@ -77,6 +81,8 @@ class RunRecord(BaseModel):
     spent_usd: float | None = 0.0
     failed_usd: float | None = 0.0
     error: dict[str, Any] | None = None
+    keeper: str | None = None
+    request: str | None = None
 
     @property
     def product(self) -> str:
@@ -153,6 +159,13 @@ class RunStore:
         except RunBusyError as exc:
             raise _exists(record.run_id) from exc
 
+    def discard(self, run_id: str) -> None:
+        """Take back a record that was just written, so that there is no such run."""
+        try:
+            self._file(run_id).unlink(missing_ok=True)
+        except OSError:
+            log.exception("the record of a run that was not booked stays", extra={"run_id": run_id})
+
     def check_folder(self, folder: Path) -> None:
         """Make ``folder`` and see that it can be written, before anybody works for it.
 
@@ -196,6 +209,8 @@ class RunStore:
     def load(self, run_id: str) -> RunRecord:
         """The record of a run; one that says "running" but whose owner is gone is told as interrupted.
 
+        A queued one has no owner, and is told as it is.
+
         Raises:
             UnknownNameError: there is no such run; the latest ones are listed.
             InputError: not an id at all.
@@ -226,7 +241,7 @@ class RunStore:
         """The run, its reruns and its parents, the first one first."""
         self.load(run_id)
         root = _root(run_id)
-        members = [member for member in self._ids() if _root(member) == root]
+        members = [member for member in self._ids(f"{root}*") if _root(member) == root]
         return self._readable(sorted(members, key=_ordinal))
 
     def _readable(self, run_ids: Iterable[str]) -> list[RunRecord]:
@@ -290,11 +305,11 @@ class RunStore:
     def _file(self, run_id: str) -> Path:
         return self.folder(run_id) / "run.json"
 
-    def _ids(self) -> list[str]:
-        """Ids of all runs, latest folder name first."""
+    def _ids(self, pattern: str = "*") -> list[str]:
+        """Ids of all runs, or of those that fit a pattern, latest folder name first."""
         if not self._runs.is_dir():
             return []
-        found = (path.parent.name for path in self._runs.glob("*/run.json"))
+        found = (path.parent.name for path in self._runs.glob(f"{pattern}/run.json"))
         return sorted((name for name in found if _RUN_ID.fullmatch(name)), reverse=True)
 
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from langgraph.graph.state import CompiledStateGraph
 
-from graph.history import finished_agents
+from graph.history import calls_of
+from graph.store import RunRecord
 from providers.errors import SparklioError
 from routing.contracts import LLMAnswer
 from routing.packaged_files import DEFAULT_CONFIG
@@ -30,6 +32,7 @@ __all__ = [
     "SCHEMAS",
     "Failure",
     "failure",
+    "finished_agents",
     "going_on",
     "is_free",
     "nothing_left",
@@ -52,6 +55,12 @@ SCHEMAS = {
 """Agent -> title of the schema that its chat call asks for."""
 
 NODES = set(SCHEMAS)
+
+
+async def finished_agents(record: RunRecord, graph: CompiledStateGraph[Any, Any, Any, Any]) -> list[str]:
+    """The agents of this run that need not run again."""
+    done = {call["node"] for call in await calls_of(record.run_id, graph)}
+    return [name for name in record.nodes if name in done]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ __all__ = ["Disk", "Point", "points"]
 Point = tuple[str, int]
 """The n-th (from 1) write of a kind, such as ("rename result.json", 1)."""
 
-_OPEN, _FDOPEN, _FSYNC, _IO_OPEN = os.open, os.fdopen, os.fsync, io.open
+_OPEN, _FDOPEN, _FSYNC, _IO_OPEN, _WRITE = os.open, os.fdopen, os.fsync, io.open, os.write
 _MKDIR, _REPLACE, _UNLINK, _CONNECT = os.mkdir, os.replace, os.unlink, sqlite3.connect
 
 _REMOVE = "remove"
@@ -58,6 +58,7 @@ class Disk:
             "os.mkdir": self._mkdir,
             "os.replace": self._replace,
             "os.fsync": self._fsync,
+            "os.write": self._write,
             "os.unlink": self._unlink,
             "os.fdopen": self._fdopen,
             "io.open": self._io_open,
@@ -123,6 +124,16 @@ class Disk:
         if path is not None and self._is_ours(path):
             self.ask("fsync", path)
         _FSYNC(number)
+
+    def _write(self, number: int, data: Any) -> int:
+        path = self._paths.get(number)
+        if path is not None and self._is_ours(path):
+            try:
+                self.ask("write", path)
+            except OSError:
+                _WRITE(number, bytes(data)[: len(data) // 2])
+                raise
+        return _WRITE(number, data)
 
     def _mkdir(self, path: Any, *args: Any, **kwargs: Any) -> None:
         if self._is_ours(path) and not Path(path).exists():

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from graph.history import finished_agents
 from providers.errors import RunBusyError
 from providers.media.comfyui import ComfyUIProvider
 from providers.media.comfyui.watch import Patience
 from routing import attempts
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
-from tests.faults import NODES, SCHEMAS, going_on, is_free, nothing_left, whole_run
+from tests.faults import NODES, SCHEMAS, finished_agents, going_on, is_free, nothing_left, whole_run
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import Fault, OllamaStandIn
 

@@ -24,7 +24,6 @@ from langgraph.checkpoint.serde import _msgpack, jsonplus
 import sparklio
 from graph import build_graph
 from graph.database import open_database
-from graph.history import finished_agents
 from graph.state import OUTPUT_KEYS, PageState
 from nodes.context import Context
 from providers.errors import AttemptTimeoutError, AuthenticationError, JobError, RejectedError, StorageError
@@ -33,7 +32,7 @@ from providers.media.comfyui.watch import Patience
 from routing import attempts
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
-from tests.faults import NEVER_S, NODES, SCHEMAS, failure, going_on, one_image_route, routed, whole_run
+from tests.faults import NEVER_S, NODES, SCHEMAS, failure, finished_agents, going_on, one_image_route, routed, whole_run
 from tests.standins import comfyui as comfy
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import Fault, OllamaStandIn

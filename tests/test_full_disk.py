@@ -29,8 +29,10 @@ from tests.refusing_disk import Disk, Point, points
 FEWEST_WRITES = 60
 SHARES = 1 if THOROUGH else 6
 
-COMFORTS = {"write run.log", "open owner.json", "write owner.json", "remove owner.json"}
-"""Writes without which a run goes on: lines of its log, and the file that tells other machines of it."""
+COMFORTS = {"write run.log", "open owner.json", "write owner.json", "remove owner.json"} | {
+    f"{what} events.jsonl" for what in ("open", "write", "fsync")
+}
+"""Writes without which a run goes on: lines of its logs, and the file that tells other machines of it."""
 LAST_WORDS = {(f"{what} run.json", 3) for what in ("open", "write", "fsync", "rename")} | {("fsync page", 6)}
 """Writes of the record that says "finished": the result is there and told by then, and who resumes the run gets it."""
 

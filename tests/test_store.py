@@ -19,7 +19,7 @@ from graph import ownership
 from graph.inputs import RunInput
 from graph.ownership import OWNER_FILE
 from graph.store import RunRecord, RunStore
-from providers.errors import RunBusyError, StorageError
+from providers.errors import RunBusyError, RunUnfinishedError, StorageError
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
 from tests.faults import NODES
@@ -410,7 +410,7 @@ async def test_a_new_run_takes_no_earlier_one_s_result_for_its_own(tmp_path: Pat
         (folder / "run.json").unlink()
         record = await studio.runs.start(RunInput.parse({"brand": BRAND, "product": PRODUCT}), run_id="page")
         assert {path.name for path in folder.iterdir()} == {"run.json", "run.log", "lock"}
-        with pytest.raises(StorageError, match="no result"):
+        with pytest.raises(RunUnfinishedError, match="no result"):
             await studio.load("page")
         assert record.out == folder
         assert (tmp_path / "mine" / "result.json").is_file(), "what stands elsewhere is its owner's"

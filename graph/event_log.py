@@ -1,0 +1,264 @@
+"""A run's events on disk, ``<home>/runs/<id>/events.jsonl``: one JSON object a line, numbered over all its sessions.
+
+The log is the queue: who follows a run reads on from where they are, at their own pace, in whichever process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+from weakref import WeakValueDictionary
+
+from graph.events import Event
+from graph.sqlite import storage_errors
+
+__all__ = ["EVENTS_FILE", "Bells", "EventLog", "follow", "read_events"]
+
+log = logging.getLogger(__name__)
+
+EVENTS_FILE = "events.jsonl"
+_POLL_S = 0.25
+_CHUNK_BYTES = 64 * 1024
+_NUMBER = re.compile(rb'^\{"seq":(\d{1,15}),', re.MULTILINE)
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+_encode_ascii = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
+
+class EventLog:
+    """Takes the events of one session; its writer holds the run's lock, and so is the only one.
+
+    Each is one write to the file, done when :meth:`append` returns. What the disk refuses is lost: it neither fails the
+    run nor hides why it failed.
+
+    Args:
+        path: the file, made where there is none.
+        run_id: whose events these are.
+        ring: called after each event.
+
+    Attributes:
+        last: the number of the latest event, be it of an earlier session; 0: there was none.
+    """
+
+    def __init__(self, path: Path, run_id: str, ring: Callable[[], None]) -> None:
+        self._path = path
+        self._run_id = run_id
+        self._ring = ring
+        self._warned = self._synced = False
+        self._file: int | None = None
+        self.last, self._torn = 0, False
+        try:
+            self.last, self._torn = _end_of(path)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as exc:
+            self._warn(exc)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.sync()
+        if self._file is not None:
+            with suppress(OSError):  # of lines that were refused, which has been said
+                os.close(self._file)
+            self._file = None
+
+    def append(self, event: Event) -> None:
+        """Write an event down; from now on its number is not given out again."""
+        self.last = event["seq"]
+        self._synced = False
+        if self._file is not None:
+            self._write(self._file, _line(event))
+        self._ring()
+
+    def sync(self) -> None:
+        """Have the disk itself take what was written."""
+        if self._file is not None and not self._synced:
+            try:
+                os.fsync(self._file)
+                self._synced = True
+            except OSError as exc:
+                self._warn(exc)
+
+    def _write(self, file: int, line: bytes) -> None:
+        if self._torn:
+            line = b"\n" + line
+        self._torn = True  # until all of it is there; an empty line more does no harm
+        try:
+            missing = len(line) - os.write(file, line)
+        except OSError as exc:
+            self._warn(exc)
+            return
+        self._torn = missing > 0
+        if missing:
+            self._warn(f"{missing} of {len(line)} bytes were not taken")
+
+    def _warn(self, what: OSError | str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("not all events can be written to %s: %s", self._path, what, extra={"run_id": self._run_id})
+
+
+def _line(event: Event) -> bytes:
+    """The event without the run's id, its number first."""
+    body = {key: value for key, value in event.items() if key != "run_id"}
+    try:
+        return f"{_encode(body)}\n".encode()
+    except UnicodeEncodeError:  # half of a letter, as a model may write it
+        return f"{_encode_ascii(body)}\n".encode()
+
+
+def _end_of(path: Path) -> tuple[int, bool]:
+    """The number of the last event, and whether its line was broken off; reads no more of the file than it must."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return 0, False
+    with file:
+        size, length = file.seek(0, os.SEEK_END), _CHUNK_BYTES
+        while True:
+            start = file.seek(max(0, size - length))
+            tail = file.read(size - start)
+            lines = tail.partition(b"\n")[2] if start else tail
+            numbers = _NUMBER.findall(lines)
+            if numbers or not start:
+                return max(map(int, numbers), default=0), bool(tail) and not tail.endswith(b"\n")
+            length *= 2
+
+
+def read_events(path: Path, run_id: str, after: int = 0) -> Iterator[Event]:
+    """The events of a log whose number is greater than ``after``; none where there is no log.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    reader = _Reader(path, run_id, after)
+    while (events := reader.read()) is not None:
+        yield from events
+
+
+class _Reader:
+    """Reads a log chunk by chunk. What stands behind the last newline is being written, or was broken off."""
+
+    def __init__(self, path: Path, run_id: str, after: int) -> None:
+        self._path = path
+        self._run_id = run_id
+        self._after = after
+        self._offset = 0
+        self._rest = b""
+
+    def read(self) -> list[Event] | None:
+        """The events of the next chunk, which may be none; None: there is no more in the file yet.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        chunk = self._chunk()
+        if not chunk:
+            return None
+        self._offset += len(chunk)
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        return list(self._events(lines))
+
+    def _chunk(self) -> bytes:
+        with storage_errors(f"the run's events {self._path}"):
+            try:
+                with self._path.open("rb", buffering=0) as file:
+                    file.seek(self._offset)
+                    return file.read(_CHUNK_BYTES) or b""
+            except FileNotFoundError:
+                return b""
+
+    def _events(self, lines: Iterable[bytes]) -> Iterator[Event]:
+        for line in lines:
+            number = _NUMBER.match(line)
+            if number is None or int(number[1]) <= self._after:
+                continue
+            event = _event(line, self._run_id)
+            if event is not None:
+                self._after = event["seq"]
+                yield event
+
+
+def _event(line: bytes, run_id: str) -> Event | None:
+    """None for a line that was broken off: by a kill, or a full disk."""
+    try:
+        body: dict[str, Any] = json.loads(line)
+        return Event(
+            seq=int(body["seq"]),
+            run_id=run_id,
+            type=body["type"],
+            node=body["node"],
+            at=body["at"],
+            elapsed_ms=body["elapsed_ms"],
+            data=dict(body["data"]),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+class Bells:
+    """Wakes those of this event loop who follow a run; where nobody does, nothing is kept."""
+
+    def __init__(self) -> None:
+        self._bells: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        self._driven: set[str] = set()
+
+    def bell(self, run_id: str) -> asyncio.Event:
+        """Set at the run's next event; all who follow it share one."""
+        return self._bells.setdefault(run_id, asyncio.Event())
+
+    def ring(self, run_id: str) -> None:
+        bell = self._bells.pop(run_id, None)
+        if bell is not None:
+            bell.set()
+
+    @contextmanager
+    def driving(self, run_id: str) -> Iterator[None]:
+        """While the block lasts the run is driven here, and all its events ring."""
+        self._driven.add(run_id)
+        self.ring(run_id)
+        try:
+            yield
+        finally:
+            self._driven.remove(run_id)
+            self.ring(run_id)
+
+    def is_driven(self, run_id: str) -> bool:
+        return run_id in self._driven
+
+    async def heard(self, run_id: str, bell: asyncio.Event) -> None:
+        """Wait for the bell; a run that somebody else drives rings none, and is looked at again after a moment."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if self.is_driven(run_id) else _POLL_S):
+                await bell.wait()
+
+
+async def follow(
+    path: Path, run_id: str, after: int, *, bells: Bells, is_over: Callable[[], bool]
+) -> AsyncGenerator[Event, None]:
+    """The events after number ``after``: those in the log, then those that come, until the run is over.
+
+    Whether it is over is asked before the log is read on: whoever ends a run has written its last event by then.
+
+    Raises:
+        StorageError: the log cannot be read.
+    """
+    reader = _Reader(path, run_id, after)
+    while True:
+        bell = bells.bell(run_id)  # before anything is looked at, so that nothing rings unheard
+        over = is_over()
+        while (events := reader.read()) is not None:
+            for event in events:
+                yield event
+            await asyncio.sleep(0)  # a long log keeps nobody else of this event loop waiting
+        if over:
+            return
+        await bells.heard(run_id, bell)
