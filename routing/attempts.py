@@ -24,6 +24,7 @@ from routing.budget import Budget
 from routing.contracts import Attempt, Route
 from routing.logs import mask_error
 from routing.prices import Prices, Used, total_cost
+from routing.tracing import attempt_span
 
 __all__ = ["MAX_ATTEMPTS", "AttemptLog", "with_retries"]
 
@@ -45,6 +46,7 @@ class AttemptLog:
         prices: by which calls are paid.
         budget: what each call is paid from.
         secrets: kept out of the errors that leave it.
+        operation: what each call is in a trace.
     """
 
     request_id: str
@@ -52,6 +54,7 @@ class AttemptLog:
     budget: Budget = field(default_factory=Budget)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     attempts: list[Attempt] = field(default_factory=list)
+    operation: str = "chat"
 
     def check_prices(self, routes: Iterable[Route]) -> None:
         """Raises ConfigError before anything is paid: a budget cannot be held with a route of unknown price."""
@@ -95,6 +98,15 @@ class AttemptLog:
             BudgetError: it costs more than what is left; it is not made then.
         """
         self.prices.check(route, at_least, self.budget)
+        with attempt_span(self.operation, route) as tell:
+            try:
+                return await self._booked(route, call, used, at_least)
+            finally:
+                tell(self.attempts[-1])
+
+    async def _booked(
+        self, route: Route, call: Callable[[int], Awaitable[T]], used: Callable[[T], Used], at_least: Used
+    ) -> T:
         started = time.perf_counter()
         outcome, taken = _CANCELLED, at_least
         try:

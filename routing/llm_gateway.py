@@ -22,6 +22,7 @@ from routing.prices import Prices, Used
 from routing.prompt_builder import Prompt, build_prompt, repair_prompt
 from routing.router import LLMRoute, Router
 from routing.tasks import Task, default_options, find_task
+from routing.tracing import call_span, prepare_tracing
 
 __all__ = ["LLMBackend", "LLMGateway"]
 
@@ -87,6 +88,12 @@ class LLMGateway:
             BudgetError: the budget does not pay for the next call.
             UsageError: the request names a provider that is not active, or no route has a model.
         """
+        with call_span(request, self._mode, self._secrets) as tell:
+            answer = await self._generate(request, on_progress, budget)
+            tell(answer)
+        return answer
+
+    async def _generate(self, request: LLMRequest, on_progress: OnProgress | None, budget: Budget | None) -> LLMAnswer:
         started = time.perf_counter()
         budget = budget or Budget(request.options.budget_usd)
         book = AttemptLog(request.request_id, self._prices, budget, self._secrets)
@@ -129,6 +136,7 @@ class LLMGateway:
 
     async def prepare(self) -> None:
         """Imports and connections that the first request would otherwise wait for."""
+        await asyncio.to_thread(prepare_tracing)
         await self._backend.prepare()
 
     async def aclose(self) -> None:

@@ -18,6 +18,7 @@ from routing.fingerprints import Fingerprint, digest
 from routing.image_store import ImageStore
 from routing.prices import Prices, Used
 from routing.router import ImageRoute, Router
+from routing.tracing import call_span
 
 __all__ = ["ImageBackend", "MediaGateway"]
 
@@ -81,6 +82,14 @@ class MediaGateway:
             UsageError: the request names a provider that is not active, or no such workflow or photo exists.
             StorageError: an image cannot be written.
         """
+        with call_span(request, self._mode, self._secrets) as tell:
+            answer = await self._generate_image(request, on_progress, budget)
+            tell(answer)
+        return answer
+
+    async def _generate_image(
+        self, request: ImageRequest, on_progress: OnProgress | None, budget: Budget | None
+    ) -> ImageAnswer:
         started = time.perf_counter()
         book = self._book(request, budget)
 
@@ -170,7 +179,7 @@ class MediaGateway:
 
     def _book(self, request: ImageRequest, budget: Budget | None) -> AttemptLog:
         budget = budget or Budget(request.options.budget_usd)
-        return AttemptLog(request.request_id, self._prices, budget, self._secrets)
+        return AttemptLog(request.request_id, self._prices, budget, self._secrets, operation="generate_content")
 
     async def _photo(self, request: ImageRequest) -> Photo | None:
         if request.options.photo is None:
@@ -178,7 +187,7 @@ class MediaGateway:
         try:
             return Photo(*await asyncio.to_thread(self.store.read, request.options.photo))
         except UnknownNameError as exc:
-            hint = "store it first: `await studio.add_photo(path)`"
+            hint = "store it first: `await studio.add_photo(path)`, or POST /api/v1/uploads"
             raise UnknownNameError("photo", request.options.photo, (), hint=hint) from exc
 
     async def _attempt(

@@ -16,7 +16,7 @@ from tests.standins.ollama import OllamaStandIn
 from tests.standins.openai import OpenAIStandIn
 
 OURS = ("GENERATOR_", "GATEWAY_", "SPARKLIO_", "OLLAMA_", "COMFYUI_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_")
-THEIRS = ("DALLE_", "NANOBANANA_", "LANGCHAIN_", "LANGSMITH_", "RUN_")
+THEIRS = ("DALLE_", "NANOBANANA_", "LANGCHAIN_", "LANGSMITH_", "OTEL_", "RUN_")
 
 BRAND = {"name": "소리결", "industry": "음향기기"}
 PRODUCT = {
