@@ -1,0 +1,201 @@
+"""One batch from its plan to its report, alone in its folder."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from graph.sqlite import storage_errors, to_its_end, until_done
+from graph.store import RunStore
+from providers.errors import RunBusyError, StorageError
+from routing.contracts import Stage
+from sparklio.batch.book import Book, Job, Outcome
+from sparklio.batch.drive import LocalMaker, Maker, drive
+from sparklio.batch.forms import Forms
+from sparklio.batch.pace import Pace
+from sparklio.batch.plan import Key, Plan, make_plan
+from sparklio.batch.report import Report, check_folder, remove_torn
+from sparklio.batch.table import open_table
+from sparklio.batch.view import BatchView
+from sparklio.studio import Sparklio
+
+__all__ = ["Session", "Wish", "alone_in", "name_of_batch", "open_batch"]
+
+log = logging.getLogger(__name__)
+
+_REPORT_S = 5.0
+_REPORT_SHARE = 20  # a report that takes a second is written every twenty seconds
+
+
+def name_of_batch(file: Path) -> str:
+    """That of the file without its ending, or of the folder."""
+    name = file.resolve().name if file.is_dir() else file.stem
+    return unicodedata.normalize("NFC", name).strip(". ") or "batch"
+
+
+@contextmanager
+def alone_in(batch: str, *folders: Path) -> Iterator[None]:
+    """Hold the folders, which are made where they are not there.
+
+    Raises:
+        RunBusyError: another process makes this batch.
+        StorageError: a folder cannot be written.
+    """
+    with ExitStack() as stack:
+        for folder in dict.fromkeys(path.resolve() for path in folders):
+            try:
+                with storage_errors(str(folder)):
+                    folder.mkdir(parents=True, exist_ok=True)
+                    stack.enter_context(FileLock(folder / "lock", blocking=False))
+            except Timeout as exc:
+                raise RunBusyError(
+                    f"batch {batch!r} is being made already", hint="wait for it to end, or stop it, then try again"
+                ) from exc
+        yield
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What somebody wants of a batch; see the options of the command."""
+
+    file: Path
+    out: Path | None = None
+    defaults: Path | None = None
+    at_once: int | None = None
+    limit: int | None = None
+    stage: Stage = "draft"
+    keep_going: bool = False
+    retry_failed: bool = True
+
+
+@contextmanager
+def open_batch(studio: Sparklio, wish: Wish) -> Iterator[Session]:
+    """Read and check the whole table, and hold the batch's folder while the block lasts. Makes nothing yet.
+
+    Args:
+        studio: not entered.
+        wish: what is wanted.
+
+    Raises:
+        InputError: the table or the defaults are wrong; rows only where they shall not be set apart.
+        UsageError: ``out`` holds something else.
+        RunBusyError: another process makes this batch.
+        StorageError: a folder cannot be written.
+    """
+    table, name = open_table(wish.file), name_of_batch(wish.file)
+    forms, store = Forms(table.folder, wish.defaults), RunStore(studio.settings.home)
+    own = studio.settings.home.absolute() / "batches" / name
+    folder = own if wish.out is None else wish.out.expanduser().absolute()
+    key = Key(name, studio.settings.mode, wish.stage)
+    check_folder(folder, name)
+    with alone_in(name, own, folder):
+        remove_torn(folder)
+        with Book(folder) as book:
+            plan = make_plan(table, forms, book, key, store, retry_failed=wish.retry_failed)
+            if not wish.keep_going:
+                plan.refuse_wrong(wish.file.name)
+            report = Report(folder, book, store, key, header=table.header, file=wish.file)
+            yield Session(studio, plan, forms, key, report, wish)
+
+
+class Session:
+    """Keeps the book while rows are made: begun, ended, told to people, reported now and then.
+
+    Attributes:
+        book: what is known of the rows.
+        pace: how fast they go.
+        at_once: how many of them at a time.
+        to_make: how many this session makes.
+        warnings: what in the rows is most likely a slip, a sentence each.
+    """
+
+    def __init__(self, studio: Sparklio, plan: Plan, forms: Forms, key: Key, report: Report, wish: Wish) -> None:
+        self._studio = studio
+        self._plan = plan
+        self._forms = forms
+        self._key = key
+        self._report = report
+        self._limit = wish.limit
+        self._view: BatchView | None = None
+        self._on_stop: Callable[[], None] | None = None
+        self.book = plan.book
+        self.at_once = wish.at_once or studio.settings.count("SPARKLIO_MAX_RUNS")
+        self.pace = Pace(self.at_once)
+        self.to_make = min(len(plan.to_make), len(plan.to_make) if wish.limit is None else wish.limit)
+        self.warnings = tuple(plan.warnings)
+
+    @property
+    def name(self) -> str:
+        return self._key.batch
+
+    def totals(self) -> dict[str, Any]:
+        """What the report tells of all rows together."""
+        return self._report.totals()
+
+    async def make(self, view: BatchView, on_stop: Callable[[], None]) -> None:
+        """Make what is missing, and report also if that is broken off.
+
+        Args:
+            view: hears of each row that has ended.
+            on_stop: is called for each row that is broken off, while there is time to tell people.
+
+        Raises:
+            ConfigError: a key, a package or an option is wrong without which no call works.
+            StorageError: a folder cannot be written.
+        """
+        self._view, self._on_stop = view, on_stop
+        try:
+            if self.to_make:
+                async with self._studio as studio:
+                    await studio.gateways.prepare()
+                    await self._drive(LocalMaker(studio, self._forms, self._key))
+        finally:
+            await to_its_end(asyncio.to_thread(self._report.write))
+
+    async def _drive(self, maker: Maker) -> None:
+        reporting = asyncio.create_task(self._report_now_and_then())
+        try:
+            await drive(self._plan.jobs(self._limit), maker, self.at_once, self)
+        finally:
+            reporting.cancel()
+            await until_done(reporting)
+
+    def begun(self, job: Job) -> Outcome:
+        self.pace.begin(job.number)
+        outcome = self.book.outcome(job.number)
+        self.book.write(job.number, replace(outcome, status="running"))
+        return outcome
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        self.pace.end(job.number)
+        self.book.write(job.number, outcome)
+        if self._view:
+            self._view.update(outcome)
+
+    def broken_off(self, job: Job) -> None:
+        self.pace.drop(job.number)
+        self.book.write(job.number, replace(self.book.outcome(job.number), status="interrupted"))
+        if self._on_stop:
+            self._on_stop()
+
+    async def _report_now_and_then(self) -> None:
+        """Also at once, so that little is left to be written when somebody stops it.
+
+        A disk that refuses is asked again; the last report is written by who makes the rows, and tells it.
+        """
+        while True:
+            began = time.monotonic()
+            try:
+                await to_its_end(asyncio.to_thread(self._report.write))
+            except StorageError as exc:
+                log.warning("the batch could not be reported: %s", exc)
+            await asyncio.sleep(max(_REPORT_S, _REPORT_SHARE * (time.monotonic() - began)))
