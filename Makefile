@@ -3,25 +3,32 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check chaos bench format lock clean help
+.PHONY: run serve test check chaos bench api format lock clean help
 
 run: $(VENV)/.installed ## a finished page in .sparklio/runs/<id>/, no server, no key
 	$(BIN)/sparklio run
+
+serve: $(VENV)/.installed-server ## the gateway and runs over HTTP, on this machine alone
+	$(BIN)/sparklio serve
 
 test: $(VENV)/.installed-dev ## lint, types, tests with coverage
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal --cov --cov-report=term
 
 check: test ## the same as `make test`
 
-chaos: $(VENV)/.installed-dev ## hundreds of killed and thousands of failing runs; a quarter of an hour
-	KILL_TRIALS=$${KILL_TRIALS:-300} CHAOS_RUNS=$${CHAOS_RUNS:-2000} \
-		$(BIN)/pytest -s tests/test_kill.py tests/test_full_disk.py tests/test_chaos.py
+chaos: $(VENV)/.installed-dev ## hundreds of killed, thousands of failing runs, 2,000 on one server; twenty minutes
+	KILL_TRIALS=$${KILL_TRIALS:-300} CHAOS_RUNS=$${CHAOS_RUNS:-2000} LOAD_RUNS=$${LOAD_RUNS:-2000} \
+		$(BIN)/pytest -s tests/test_kill.py tests/test_full_disk.py tests/test_chaos.py tests/test_http_load.py
 
 bench: $(VENV)/.installed-dev ## speed, as ratios beside a plain script and a bare LangGraph
 	$(BIN)/python benchmarks/run.py
+
+api: $(VENV)/.installed-dev ## rewrite docs/sparklio.postman_collection.json, after a change of the endpoints
+	$(BIN)/python -m sparklio.server.postman > .api.json
+	mv .api.json docs/sparklio.postman_collection.json
 
 format: $(VENV)/.installed-dev ## rewrite the sources in the one format
 	$(BIN)/ruff format .
@@ -48,6 +55,10 @@ $(VENV)/bin/python:
 $(VENV)/.installed: requirements.lock pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.installed-server: requirements-dev.lock $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements-dev.lock --editable '.[server]'
 	@touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed

@@ -49,7 +49,7 @@ def measure(script: str, environment: Mapping[str, str], *arguments: str) -> dic
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if told["errors"]:
-        say(f"! {script} {' '.join(arguments)}: {told['errors']} runs failed")
+        say(f"! {script} {' '.join(arguments)}: {told['errors']} runs or calls failed")
     return told
 
 
@@ -85,6 +85,7 @@ def table(
     mock: list[dict[str, Any]],
     gateway: list[dict[str, Any]],
     durable: list[dict[str, Any]],
+    served: list[dict[str, Any]],
     colds: list[tuple[float, float]],
 ) -> None:
     say("\n| measured | median | of the rounds | target |\n|---|---:|---:|---:|")
@@ -109,6 +110,9 @@ def table(
         "1 ms",
         " ms",
     )
+    for what, key in (("", "added_p50_ms"), (" and keyed", "keyed_p50_ms")):
+        row(f"LLM gateway over HTTP{what}, p50 a call over the one in process", (t[key] for t in served), "3 ms", " ms")
+    row("LLM gateway over HTTP, calls a second / a bare FastAPI route's", (t["served"] for t in served))
     row("durability, CPU a mock run: our database and ledger / LangGraph's saver alone", (t["cpu"] for t in durable))
     row("durability, bytes a run: the same", (t["bytes"] for t in durable))
     row("durability, bytes a run", (t["own_bytes"] / 1000 for t in durable), "200 kB", " kB")
@@ -126,18 +130,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--concurrent", type=int, default=100)
     options = parser.parse_args()
-    seq, conc, mock, gateway, durable, colds = [], [], [], [], [], []
+    seq, conc, mock, gateway, durable, served, colds = [], [], [], [], [], [], []
     with servers() as environment:
         for number in range(1, options.rounds + 1):
-            say(f"round {number} of {options.rounds}: one after another, at once, mock, gateway, durability, cold")
+            say(f"round {number} of {options.rounds}: in turn, at once, mock, gateway, durability, HTTP, cold")
             seq.append(all_of(environment, "--mode", "seq", "--n", "5", "--warmup", "2"))
             conc.append(all_of(environment, "--mode", "conc", "--n", str(options.concurrent), "--warmup", "2"))
             mocked = ("--mode", "seq", "--n", "20", "--warmup", "3", "--generator", "mock")
             mock.append(measure(CONTENDERS["sparklio"], environment, *mocked))
             gateway.append(measure("router.py", environment))
             durable.append(measure("durability.py", environment))
+            served.append(measure("http_gateway.py", environment))
             colds.append(cold(environment))
-    table(seq, conc, mock, gateway, durable, colds)
+    table(seq, conc, mock, gateway, durable, served, colds)
 
 
 if __name__ == "__main__":

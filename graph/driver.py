@@ -15,8 +15,9 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from graph.event_log import EVENTS_FILE, Bells, EventLog, read_events
+from graph.event_log import EVENTS_FILE, EventLog, read_events
 from graph.events import Event, Events, EventType, Once, finished_node
+from graph.following import Bells
 from graph.history import calls_of, thread_config, values_of
 from graph.ledger import Effect, Ledger
 from graph.rerun import RerunPlan
@@ -111,7 +112,7 @@ class Driver:
         """Make the run a running one; the event that says so, and who sees to it that nothing is told twice."""
         calls = await self._stored_calls(record)
         resumed = events.told_before or bool(calls)
-        record.status, record.error = "running", None
+        record.status, record.error, record.finished_at = "running", None, None
         self._store.save(record)
         told = read_events(self._log_file(record.run_id), record.run_id) if events.told_before else ()
         once = Once(told, calls)

@@ -1,30 +1,24 @@
-"""A run's events on disk, ``<home>/runs/<id>/events.jsonl``: one JSON object a line, numbered over all its sessions.
-
-The log is the queue: who follows a run reads on from where they are, at their own pace, in whichever process.
-"""
+"""A run's events on disk, ``<home>/runs/<id>/events.jsonl``: one JSON object a line, numbered over all its sessions."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import os
 import re
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
-from weakref import WeakValueDictionary
 
 from graph.events import Event
 from graph.sqlite import storage_errors
 
-__all__ = ["EVENTS_FILE", "Bells", "EventLog", "follow", "read_events"]
+__all__ = ["EVENTS_FILE", "EventLog", "EventReader", "read_events"]
 
 log = logging.getLogger(__name__)
 
 EVENTS_FILE = "events.jsonl"
-_POLL_S = 0.25
 _CHUNK_BYTES = 64 * 1024
 _NUMBER = re.compile(rb'^\{"seq":(\d{1,15}),', re.MULTILINE)
 
@@ -139,12 +133,12 @@ def read_events(path: Path, run_id: str, after: int = 0) -> Iterator[Event]:
     Raises:
         StorageError: the file cannot be read.
     """
-    reader = _Reader(path, run_id, after)
+    reader = EventReader(path, run_id, after)
     while (events := reader.read()) is not None:
         yield from events
 
 
-class _Reader:
+class EventReader:
     """Reads a log chunk by chunk. What stands behind the last newline is being written, or was broken off."""
 
     def __init__(self, path: Path, run_id: str, after: int) -> None:
@@ -202,63 +196,3 @@ def _event(line: bytes, run_id: str) -> Event | None:
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-
-
-class Bells:
-    """Wakes those of this event loop who follow a run; where nobody does, nothing is kept."""
-
-    def __init__(self) -> None:
-        self._bells: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
-        self._driven: set[str] = set()
-
-    def bell(self, run_id: str) -> asyncio.Event:
-        """Set at the run's next event; all who follow it share one."""
-        return self._bells.setdefault(run_id, asyncio.Event())
-
-    def ring(self, run_id: str) -> None:
-        bell = self._bells.pop(run_id, None)
-        if bell is not None:
-            bell.set()
-
-    @contextmanager
-    def driving(self, run_id: str) -> Iterator[None]:
-        """While the block lasts the run is driven here, and all its events ring."""
-        self._driven.add(run_id)
-        self.ring(run_id)
-        try:
-            yield
-        finally:
-            self._driven.remove(run_id)
-            self.ring(run_id)
-
-    def is_driven(self, run_id: str) -> bool:
-        return run_id in self._driven
-
-    async def heard(self, run_id: str, bell: asyncio.Event) -> None:
-        """Wait for the bell; a run that somebody else drives rings none, and is looked at again after a moment."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(None if self.is_driven(run_id) else _POLL_S):
-                await bell.wait()
-
-
-async def follow(
-    path: Path, run_id: str, after: int, *, bells: Bells, is_over: Callable[[], bool]
-) -> AsyncGenerator[Event, None]:
-    """The events after number ``after``: those in the log, then those that come, until the run is over.
-
-    Whether it is over is asked before the log is read on: whoever ends a run has written its last event by then.
-
-    Raises:
-        StorageError: the log cannot be read.
-    """
-    reader = _Reader(path, run_id, after)
-    while True:
-        bell = bells.bell(run_id)  # before anything is looked at, so that nothing rings unheard
-        over = is_over()
-        while (events := reader.read()) is not None:
-            for event in events:
-                yield event
-            await asyncio.sleep(0)  # a long log keeps nobody else of this event loop waiting
-        if over:
-            return
-        await bells.heard(run_id, bell)

@@ -8,12 +8,13 @@ photo; from Python a material comes as its text, a photo as the id of a stored o
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from graph.state import PageInput
 from providers.errors import InputError, nearest
@@ -21,7 +22,16 @@ from routing.contracts import AspectRatio, ImageId, Language, Seed, Word, Workfl
 from routing.kinds import meant_kind
 from routing.yaml_text import read_mapping
 
-__all__ = ["BrandForm", "ImageForm", "ProductForm", "RunInput", "load_input"]
+__all__ = [
+    "BrandForm",
+    "ImageForm",
+    "ProductForm",
+    "RunInput",
+    "beside",
+    "check_numbers",
+    "load_input",
+    "read_materials",
+]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +53,27 @@ Feature = Annotated[
 ]
 
 
-Fact = str | int | float | bool
+def check_numbers(value: Any) -> Any:
+    """``value``, if each number in it can be kept: the checkpoints' MessagePack ends at 64 bits, JSON has no infinity.
+
+    Raises:
+        PydanticCustomError, a ValueError: one cannot.
+    """
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping):
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            waiting.extend(one)
+        elif isinstance(one, int) and not -(2**63) <= one < 2**63:
+            raise PydanticCustomError("number_too_big", "must be a number of at most 64 bits")
+        elif isinstance(one, float) and not math.isfinite(one):
+            raise PydanticCustomError("number_not_finite", "must be a finite number")
+    return value
+
+
+Fact = Annotated[str | int | float | bool, BeforeValidator(check_numbers)]
 
 
 class _Form(BaseModel):
@@ -159,7 +189,7 @@ def load_input(path: Path, keep_photo: Callable[[bytes, str], str]) -> RunInput:
     folder = path.resolve().parent
     brand, product = data.get("brand"), data.get("product")
     if isinstance(brand, dict) and isinstance(brand.get("uploaded_materials"), list):
-        materials = _read_materials(brand["uploaded_materials"], folder)
+        materials = read_materials(brand["uploaded_materials"], folder)
         data = {**data, "brand": {**brand, "uploaded_materials": materials}}
     if not isinstance(product, dict) or product.get("photo") is None:
         return RunInput.parse(data, source=path.name)
@@ -173,11 +203,11 @@ def _keep_photo(name: object, folder: Path, keep: Callable[[bytes, str], str]) -
         raise InputError("product.photo must be the name of a file", hint="e.g. photo: product.jpg")
     from graph.photos import read_photo  # with Pillow, which most commands need not wait for
 
-    photo = read_photo(_beside(folder, name, "product.photo"), name)
+    photo = read_photo(beside(folder, name, "product.photo"), name)
     return keep(photo.content, photo.media_type)
 
 
-def _beside(folder: Path, name: str, key: str) -> Path:
+def beside(folder: Path, name: str, key: str) -> Path:
     """The file ``name`` of the input file's folder or one below it, wherever links lead."""
     try:
         path = (folder / name).resolve()
@@ -188,7 +218,7 @@ def _beside(folder: Path, name: str, key: str) -> Path:
     return path
 
 
-def _read_materials(items: list[Any], folder: Path) -> list[Any]:
+def read_materials(items: list[Any], folder: Path) -> list[Any]:
     if len(items) > MAX_MATERIALS:
         raise InputError(
             f"uploaded_materials names {len(items)} files; {MAX_MATERIALS} at most", hint="join or drop some"
@@ -206,7 +236,7 @@ def _read_materials(items: list[Any], folder: Path) -> list[Any]:
 
 
 def _read_material(name: str, folder: Path, bytes_left: int) -> str:
-    path = _beside(folder, name, "uploaded_materials")
+    path = beside(folder, name, "uploaded_materials")
     try:
         if path.stat().st_size > bytes_left:
             raise InputError(
@@ -286,6 +316,8 @@ _IN_WORDS = {
     "int_parsing": ("must be a whole number", "write {key} in digits, e.g. 42"),
     "int_from_float": ("must be a whole number", "write {key} in digits, e.g. 42"),
     "int_type": ("must be a whole number", "write {key} in digits, e.g. 42"),
+    "number_too_big": ("must be a number of at most 64 bits", "write it as a text, in quotes"),
+    "number_not_finite": ("must be a finite number", "write it as a text, in quotes"),
     "string_pattern_mismatch": (
         "has not the form that is wanted here",
         "write ratios like 16:9 and names as plain text",

@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from graph.photo_parts import is_nothing_more, is_profile
 from providers.base import Photo
 from providers.errors import InputError
 from providers.pictures import MEDIA_TYPES
 
-__all__ = ["MAX_PHOTO_BYTES", "MAX_PHOTO_PIXELS", "MIN_PHOTO_SIDE", "check_photo", "read_photo"]
+__all__ = [
+    "MAX_ENCODED_PIXELS",
+    "MAX_PHOTO_BYTES",
+    "MAX_PHOTO_PIXELS",
+    "MAX_WEBP_PIXELS",
+    "MIN_PHOTO_SIDE",
+    "check_photo",
+    "read_photo",
+]
 
 MAX_PHOTO_BYTES = 20_000_000
 MAX_PHOTO_PIXELS = 50_000_000
+MAX_WEBP_PIXELS = 16_000_000
+"""libwebp's reader, as Pillow uses it, holds a picture four times over: 16 bytes a pixel."""
+MAX_ENCODED_PIXELS = 16_000_000
+"""What must be encoded anew and has more is halved: no model looks at as many, and it bounds what a photo costs."""
 MIN_PHOTO_SIDE = 64
 
 _EIGHT_BITS = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
-_PLAIN_MODES = {"1", "L", "P", "RGB"}
-# What may stay: how the pixels are meant. Place, device, author, comments and previews stand under other names.
-_ABOUT_PIXELS = {
-    "adobe", "adobe_transform", "background", "chromaticity", "dpi", "duration", "gamma", "icc_profile", "interlace",
-    "jfif", "jfif_density", "jfif_unit", "jfif_version", "loop", "progression", "progressive", "srgb", "timestamp",
-}  # fmt: skip
-_JPEG_MARKERS = ((b"JFIF", "APP0"), (b"ICC_PROFILE\0", "APP2"), (b"Adobe", "APP14"))
+_PLAIN_MODES = {"1", "L", "RGB"}  # a palette has room for words in what no pixel uses
+_STRIP = 64  # rows that are reworked at a time; even, to be halved
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,6 +48,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _QUALITY = 95  # of what must be encoded anew: the eye sees no difference, and neither does a model
+_turns = threading.Lock()
 
 
 def read_photo(path: Path, name: str) -> Photo:
@@ -55,7 +69,7 @@ def read_photo(path: Path, name: str) -> Photo:
 def check_photo(content: bytes, name: str = "the photo") -> Photo:
     """The photo in ``content`` (PNG, JPEG or WebP), as it will be used: upright, opaque on white, without metadata.
 
-    The bytes stay as they are where they are all that already.
+    The bytes stay as they are where they are all that already. Photos are looked at one at a time, whoever asks.
 
     Raises:
         InputError: no such image, a damaged one, or one beyond the bounds.
@@ -63,83 +77,114 @@ def check_photo(content: bytes, name: str = "the photo") -> Photo:
     if len(content) > MAX_PHOTO_BYTES:
         raise InputError(f"photo: {name!r} is larger than {MAX_PHOTO_BYTES:,} bytes", hint="save it smaller")
     try:
-        with Image.open(io.BytesIO(content), formats=list(MEDIA_TYPES)) as image:
+        with _one_at_a_time(), closing(Image.open(io.BytesIO(content), formats=list(MEDIA_TYPES))) as image:
             _check_size(image, name)
-            image.load()
-            if _is_plain(image) and _ends_there(content, str(image.format)):
+            if _is_plain(image, content):
+                _look_through(image)
                 return Photo(content, MEDIA_TYPES[str(image.format)])
-            return _encoded(image, _upright(image))
+            return _encoded(image)
     except UnidentifiedImageError as exc:
         raise InputError(
             f"photo: {name!r} is not a PNG, JPEG or WebP image", hint="save it as one of these, e.g. as a JPEG"
         ) from exc
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
-        raise _too_large(name) from exc
+        raise _too_large(name, MAX_PHOTO_PIXELS) from exc
     except (OSError, SyntaxError, ValueError) as exc:  # what Pillow raises while it reads pixels and metadata
         raise InputError(f"photo: {name!r} is damaged: {exc}", hint="open it and save it again as a JPEG") from exc
 
 
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """A decoded photo takes up to 200 MB, and each thread's part of the heap would keep as much for its next one."""
+    with _turns:
+        try:
+            yield
+        finally:
+            if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # not in musl
+                trim(0)
+
+
 def _check_size(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MAX_PHOTO_PIXELS:
-        raise _too_large(name)
-    if min(image.size) < MIN_PHOTO_SIDE:
+    most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_PHOTO_PIXELS
+    if image.width * image.height > most:
+        raise _too_large(name, most)
+    least = MIN_PHOTO_SIDE * _factor(image)
+    if min(image.size) < least:
         raise InputError(
-            f"photo: {name!r} has {image.width} x {image.height} pixels; {MIN_PHOTO_SIDE} a side at least",
+            f"photo: {name!r} has {image.width} x {image.height} pixels; {least} a side at least",
             hint="give a larger photo: 1,000 pixels a side do well",
         )
     if image.mode not in _EIGHT_BITS:
         raise InputError(f"photo: {name!r} has more than 8 bits a colour", hint="save it as a JPEG")
 
 
-def _too_large(name: str) -> InputError:
+def _too_large(name: str, most: int) -> InputError:
     return InputError(
-        f"photo: {name!r} has more than {MAX_PHOTO_PIXELS:,} pixels",
-        hint="save it smaller: 2,000 pixels a side do well",
+        f"photo: {name!r} has more than {most:,} pixels",
+        hint="save it smaller, e.g. as a JPEG: 2,000 pixels a side do well",
     )
 
 
-def _is_plain(image: Image.Image) -> bool:
+def _factor(image: Image.Image) -> int:
+    return 2 if image.width * image.height > MAX_ENCODED_PIXELS else 1
+
+
+def _is_plain(image: Image.Image, content: bytes) -> bool:
     """Whether the bytes hold one opaque picture and nothing that tells more than the picture does."""
-    markers = getattr(image, "applist", [])
     return (
         image.format in MEDIA_TYPES
         and image.mode in _PLAIN_MODES
         and getattr(image, "n_frames", 1) == 1
         and not image.has_transparency_data
-        and set(image.info) <= _ABOUT_PIXELS
-        and not getattr(image, "private_chunks", [])
-        and all(any(name == app and data.startswith(mark) for mark, app in _JPEG_MARKERS) for name, data in markers)
+        and is_nothing_more(content, str(image.format))
     )
 
 
-def _ends_there(content: bytes, kind: str) -> bool:
-    """Whether the file is the picture and nothing more; in doubt it is not, and is encoded anew."""
-    if kind == "JPEG":
-        return content.find(b"\xff\xd9") == len(content) - 2  # the end marker; a profile of colours may hold its bytes
-    if kind == "PNG":
-        return content.find(b"IEND\xaeB`\x82") == len(content) - 8
-    size = int.from_bytes(content[16:20], "little")  # WebP: one chunk of pixels behind the 12 bytes of its header
-    return content[12:16] in (b"VP8 ", b"VP8L") and 20 + size + size % 2 == len(content)
+def _look_through(image: Image.Image) -> None:
+    """Find damage. A JPEG is read as a small one, which takes all of its bytes and little memory."""
+    image.draft(None, (MIN_PHOTO_SIDE, MIN_PHOTO_SIDE))
+    image.load()
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """As it was held. (``ImageOps.exif_transpose`` writes the other metadata anew, and fails on some cameras'.)"""
+def _encoded(image: Image.Image) -> Photo:
+    """The pixels alone, upright. A profile of colours stays: without it they would be others."""
+    kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a phone's JPEG with more behind it
+    factor = _factor(image)
+    if factor > 1 and image.draft(None, (image.width // factor, image.height // factor)):
+        factor = 1  # a JPEG has been halved as it is read
+    image.load()
     turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
-
-
-def _encoded(original: Image.Image, upright: Image.Image) -> Photo:
-    """The pixels alone. A profile of colours stays: without it they would be others."""
-    profile = original.info.get("icc_profile") if original.mode not in ("CMYK", "YCbCr") else None
-    file = io.BytesIO()
-    if upright.has_transparency_data:
-        cut_out = upright.convert("RGBA")
-        opaque = Image.new("RGB", cut_out.size, "white")  # as shops show products that are cut out
-        opaque.paste(cut_out, mask=cut_out)
+    profile = image.info.get("icc_profile") if image.mode not in ("CMYK", "YCbCr") else None
+    if image.has_transparency_data:
         kind = "PNG"
-    else:
-        opaque = upright.convert("RGB")
-        kind = "JPEG" if original.format == "MPO" else str(original.format)  # MPO: a phone's JPEG with more behind it
-    opaque.info.clear()
-    opaque.save(file, kind, icc_profile=profile, **({} if kind == "PNG" else {"quality": _QUALITY}))
+    opaque = _opaque(image, factor)
+    image.close()  # with its pixels, before they are copied once more
+    if turn is not None:
+        opaque = opaque.transpose(turn)
+    file = io.BytesIO()
+    kept = profile if profile and is_profile(profile) else None
+    opaque.save(file, kind, icc_profile=kept, **({} if kind == "PNG" else {"quality": _QUALITY}))
     return Photo(file.getvalue(), MEDIA_TYPES[kind])
+
+
+def _opaque(image: Image.Image, factor: int) -> Image.Image:
+    """The picture in RGB, on white where it is transparent, its sides divided by ``factor``.
+
+    It is made strip by strip, for whole copies in between would take 200 MB each.
+    """
+    width, height = image.size
+    opaque = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, _STRIP):
+        strip = image.crop((0, top, width, min(top + _STRIP, height)))
+        opaque.paste(_on_white(strip).reduce(factor), (0, top // factor))
+    return opaque
+
+
+def _on_white(strip: Image.Image) -> Image.Image:
+    """As shops show products that are cut out."""
+    if not strip.has_transparency_data:
+        return strip.convert("RGB")
+    cut_out = strip.convert("RGBA")
+    white = Image.new("RGB", cut_out.size, "white")
+    white.paste(cut_out, mask=cut_out)
+    return white

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from graph.flow import AGENTS
-from graph.inputs import BrandForm, ImageForm, ProductForm
+from graph.inputs import BrandForm, ImageForm, ProductForm, check_numbers
 from graph.revision import SettledReview
 from graph.state import OUTPUT_KEYS
 from providers.errors import InputError, UnknownNameError, UsageError, nearest
@@ -144,10 +144,19 @@ def apply_changes(state: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     """
     changed: dict[str, Any] = deepcopy(dict(state))
     for path, value in changes.items():
+        _check_numbers(path, value)
         _set(changed, path.split("."), value, path)
     for key in edited_keys(changes):
         changed[key] = _checked(key, changed)
     return changed
+
+
+def _check_numbers(path: str, value: Any) -> None:
+    """Also where a model would take the number: checkpoints and the record would not."""
+    try:
+        check_numbers(value)
+    except ValueError as exc:
+        raise InputError(f"--set {path}: {exc}", hint=f"mend {path}, or write the number as a text") from exc
 
 
 def _set(holder: Any, parts: Sequence[str], value: Any, path: str, *, new_keys: bool = False) -> None:

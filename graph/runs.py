@@ -13,9 +13,9 @@ from typing import Any, get_args
 
 from graph.database import Database
 from graph.driver import Driver, Publish
-from graph.event_log import EVENTS_FILE, Bells, follow
 from graph.events import Event
 from graph.flow import AGENTS, build_graph
+from graph.following import Bells, follow
 from graph.history import Point, points_of, values_of
 from graph.inputs import RunInput
 from graph.ledger import Ledger
@@ -75,7 +75,7 @@ class Runs:
         self._ledger = Ledger(database)
         self.graph = build_graph().compile(checkpointer=database.saver)
         self._context = context
-        self._mode: Mode = mode
+        self.mode: Mode = mode
         self._planner = Planner(self._ledger, context, read_input)
         self._bells = Bells()
         self._driver = Driver(
@@ -189,7 +189,7 @@ class Runs:
         while True:
             name = free_id()
             record = RunRecord(
-                run_id=name, mode=self._mode, seed=randbits(31), out=out or self.store.folder(name), **what
+                run_id=name, mode=self.mode, seed=randbits(31), out=out or self.store.folder(name), **what
             )
             try:
                 await self._book(record)
@@ -270,9 +270,9 @@ class Runs:
             UsageError: it was started in another mode.
         """
         record = self.store.load(run_id)
-        if record.status != "finished" and record.mode != self._mode:
+        if record.status != "finished" and record.mode != self.mode:
             raise UsageError(
-                f"run {run_id!r} was started in {record.mode}, and this is {self._mode}",
+                f"run {run_id!r} was started in {record.mode}, and this is {self.mode}",
                 hint=f"resume it with GENERATOR_MODE={record.mode}",
             )
         return record
@@ -318,16 +318,7 @@ class Runs:
                 f"{after} is no number of an event", hint="0 for all events, or the last seq that you have"
             )
         self.store.read(run_id)
-        path = self.store.folder(run_id) / EVENTS_FILE
-        return follow(path, run_id, after, bells=self._bells, is_over=lambda: self._is_over(run_id))
-
-    def _is_over(self, run_id: str) -> bool:
-        if self._bells.is_driven(run_id):
-            return False
-        try:
-            return self.store.load(run_id).status not in ("queued", "running")
-        except UnknownNameError:  # deleted since
-            return True
+        return follow(self.store, run_id, after, self._bells)
 
     def cancelled(self, run_id: str) -> RunRecord:
         """Mark a run that nobody runs as stopped on purpose; a finished one stays finished. Returns its record.

@@ -53,14 +53,14 @@ class Setting:
         default: used when nobody says otherwise; None where there is none. Model names never stand here: their
             defaults stand in the packaged provider_config.yaml.
         kind: how the text is checked; ``seconds`` is a positive number, ``amount`` a number from 0,
-            ``url`` an http(s) URL.
+            ``count`` a whole number from 1, ``url`` an http(s) URL, ``words`` are separated by commas.
         secret: masked wherever it is shown.
     """
 
     name: str
     help: str
     default: str | None = None
-    kind: Literal["text", "url", "seconds", "amount", "path", "model", "choice"] = "text"
+    kind: Literal["text", "words", "url", "seconds", "amount", "count", "path", "model", "choice"] = "text"
     choices: tuple[str, ...] = ()
     secret: bool = False
 
@@ -196,6 +196,17 @@ class LLMProvider(ABC):
         """What a run that asks these models would meet. Loads no model and raises for nothing that is found."""
         return [_reachable(self, answers=await self.health_check())]
 
+    async def models(self) -> list[dict[str, Any]]:
+        """What the service offers just now: ``name`` of each model, and what else it tells, e.g. ``size`` in bytes.
+
+        Loads none. Default: nothing is told.
+
+        Raises:
+            ConfigError: the service cannot be asked at all: a package or a key is missing.
+            ProviderError: it does not answer.
+        """
+        return []
+
     def get_default_options(self, role: str, task: str) -> dict[str, Any]:
         """Options that this vendor wants for a role and task beneath everybody else's."""
         return {}
@@ -319,6 +330,10 @@ class ImageProvider(ABC):
     async def diagnose(self, wishes: Sequence[Options]) -> list[Finding]:
         """What images of these options would meet. Makes none and raises for nothing that is found."""
         return [_reachable(self, answers=await self.health_check())]
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What the service draws with: ``name`` of each model, and what else it tells. As in :class:`LLMProvider`."""
+        return []
 
     async def prepare(self) -> None:
         """Make the imports and connections that the first call would wait for. A dead service is no error here.

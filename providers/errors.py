@@ -7,7 +7,12 @@
     │   ├── InputError             the input file or request does not say what is needed
     │   ├── ConfigError            provider_config.yaml, .env or a variable is wrong
     │   ├── UnknownNameError       a run, node, role, provider or workflow of that name does not exist
-    │   └── RunExistsError         a new run was given the id of an old one
+    │   ├── RunExistsError         a new run was given the id of an old one
+    │   ├── RunUnfinishedError     the run has no result (yet)
+    │   └── ConflictError          an idempotency key came again with another request, or before the first was answered
+    ├── UnauthorizedError          a server was called without one of its keys
+    ├── ListenError                a server's address cannot be used
+    ├── QueueFullError             a server has as much to do as it takes           (retryable)
     ├── RunBusyError               another process holds the run
     ├── StorageError               the data folder cannot be read or written
     ├── DeadlineError              one gateway request used up the time of its mode
@@ -34,7 +39,7 @@ where a status exists. ``message`` says what happened in one sentence, ``hint`` 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -45,28 +50,34 @@ __all__ = [
     "AuthenticationError",
     "BudgetError",
     "ConfigError",
+    "ConflictError",
     "DeadlineError",
     "EmptyAnswerError",
     "InputError",
     "JobError",
+    "ListenError",
     "MalformedAnswerError",
     "ModelNotFoundError",
     "OverloadedError",
     "PromptTooLongError",
     "ProviderError",
+    "QueueFullError",
     "RefusedError",
     "RejectedError",
     "RunBusyError",
     "RunExistsError",
+    "RunUnfinishedError",
     "ServerError",
     "SparklioError",
     "StorageError",
     "TruncatedAnswerError",
+    "UnauthorizedError",
     "UnknownNameError",
     "UnreachableError",
     "UsageError",
     "WorkflowError",
     "describe",
+    "error_from",
     "nearest",
 ]
 
@@ -95,9 +106,13 @@ class SparklioError(Exception):
         }
         if self.run_id:
             body["run_id"] = self.run_id
-        if self.details:
-            body["details"] = self.details
+        if details := self.details | self._facts():
+            body["details"] = details
         return {"error": body}
+
+    def _facts(self) -> dict[str, Any]:
+        """Attributes of our own that belong into ``details``."""
+        return {}
 
 
 class UsageError(SparklioError):
@@ -136,6 +151,38 @@ class UnknownNameError(UsageError):
 
 class RunExistsError(UsageError):
     code = "run_exists"
+
+
+class RunUnfinishedError(UsageError):
+    code = "run_unfinished"
+
+
+class ConflictError(UsageError):
+    code = "conflict"
+
+
+class UnauthorizedError(SparklioError):
+    code = "unauthorized"
+
+
+class ListenError(SparklioError):
+    code = "cannot_listen"
+
+
+class QueueFullError(SparklioError):
+    """``retry_after``: seconds after which there may be room."""
+
+    code = "queue_full"
+    retryable = True
+
+    def __init__(
+        self, message: str, *, hint: str = "", retry_after: float = 10, details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, details=details)
+        self.retry_after = retry_after
+
+    def _facts(self) -> dict[str, Any]:
+        return {"retry_after": self.retry_after}
 
 
 class RunBusyError(SparklioError):
@@ -185,6 +232,10 @@ class ProviderError(SparklioError):
         self.retry_after = retry_after
         self.usage = usage
         self.images = images
+
+    def _facts(self) -> dict[str, Any]:
+        facts = {"provider": self.provider, "status": self.status, "retry_after": self.retry_after}
+        return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 class UnreachableError(ProviderError):
@@ -245,6 +296,36 @@ class WorkflowError(ProviderError):
 
 class JobError(ProviderError):
     code = "image_job_failed"
+
+
+def error_from(body: Mapping[str, Any]) -> SparklioError:
+    """The error whose description (the inside of an error object) another process has sent.
+
+    ``details`` that its class does not take apart stay as they are; an unknown code makes a plain SparklioError.
+    """
+    details = dict(body.get("details") or {})
+    kind = _LEAVES.get(str(body.get("code")), SparklioError)
+    error = kind.__new__(kind)
+    SparklioError.__init__(error, str(body.get("message", "")), hint=str(body.get("hint", "")), details=details)
+    error.request_id, error.run_id = body.get("request_id"), body.get("run_id")
+    if isinstance(error, ProviderError):
+        error.provider = str(details.pop("provider", "gateway"))
+        error.status, error.retry_after = details.pop("status", None), details.pop("retry_after", None)
+        error.usage, error.images, error.details = None, 0, details
+    elif isinstance(error, QueueFullError):
+        error.retry_after = float(details.get("retry_after", 10))
+    elif isinstance(error, UnknownNameError):
+        error.known = list(details.get("known", ()))
+    return error
+
+
+def _leaves(kind: type[SparklioError]) -> Iterator[type[SparklioError]]:
+    yield kind
+    for heir in kind.__subclasses__():
+        yield from _leaves(heir)
+
+
+_LEAVES = {kind.code: kind for kind in _leaves(SparklioError)}
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -261,6 +261,9 @@ class Rented(ABC):
             return False
         return True
 
+    async def models(self) -> list[dict[str, Any]]:
+        return [{"name": name} for name in sorted(await self._models())]
+
     async def _findings(self, models: Iterable[str]) -> list[Finding]:
         """Asks for the list of models once; raises ConfigError for a missing key or package."""
         try:

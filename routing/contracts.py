@@ -15,6 +15,7 @@ from routing.budget import Budget
 from routing.fingerprints import Fingerprint
 
 __all__ = [
+    "REQUEST_ID",
     "AnswerMeta",
     "Attempt",
     "ChatGateway",
@@ -38,7 +39,8 @@ Mode = Literal["mock", "live"]
 Stage = Literal["draft", "final"]
 Language = Literal["ko", "en"]
 Word = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64)]
-RequestId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
+REQUEST_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"
+RequestId = Annotated[str, StringConstraints(pattern=REQUEST_ID)]
 AspectRatio = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,2}:[1-9]\d{0,2}$")]
 WorkflowId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 ImageId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]

@@ -4,7 +4,7 @@ The routing rules say which models, workflows and options a run may ask of whom;
 meet. What a run refuses to begin with is ``failed``: a workflow that does not exist, an active provider without its key
 or package. What its calls would meet is ``failed`` only where it strikes every route of some role and task, or of some
 kind of image: while a fallback serves it is a ``warning``. Mock asks no server, so there what only live needs is a
-``warning`` too.
+``warning`` too. Where a server of Sparklio's answers instead of our providers, it alone is looked at.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from providers.base import Finding, ImageProvider, LLMProvider, MendingStep
 from providers.errors import ConfigError, SparklioError
 from providers.registry import FAMILIES, Family, image_provider, llm_provider
 from routing.contracts import Mode
+from routing.gateway_check import gateway_findings
 from routing.kinds import meant_kind
 from routing.logs import mask_secrets
 from routing.prices import Prices
@@ -65,17 +66,11 @@ class Report:
 
 async def examine(settings: Settings) -> Report:
     """Look at all that a run with these settings needs. Loads no model, makes no image, leaves nothing behind."""
-    folder = await asyncio.to_thread(_data_folder, settings.home)
-    jobs, unroutable = jobs_of(settings)
-    struck = await _struck(settings, jobs)
+    url = settings.text("SPARKLIO_GATEWAY_URL")
     findings = [
         *(Finding(doubt.subject, "warning", doubt.message, doubt.remedy) for doubt in settings.doubts),
-        folder,
-        *(_failure("routing", error) for error in unroutable),
-        *_unheard_of(settings.config),
-        *_unpriced(settings, jobs),
-        *_weighed(struck, jobs),
-        *_idle(settings.config),
+        await asyncio.to_thread(_data_folder, settings.home),
+        *(await gateway_findings(settings, url) if url else await _of_own_gateways(settings)),
     ]
     secrets = settings.secrets
     return Report(
@@ -85,6 +80,19 @@ async def examine(settings: Settings) -> Report:
             for one in _merged(findings)
         ),
     )
+
+
+async def _of_own_gateways(settings: Settings) -> list[Finding]:
+    """What the routing rules and the providers that they name would come to."""
+    jobs, unroutable = jobs_of(settings)
+    struck = await _struck(settings, jobs)
+    return [
+        *(_failure("routing", error) for error in unroutable),
+        *_unheard_of(settings.config),
+        *_unpriced(settings, jobs),
+        *_weighed(struck, jobs),
+        *_idle(settings.config),
+    ]
 
 
 # -- what needs no provider --------------------------------------------------------------------------------------------

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from providers.errors import SparklioError, describe
 
-__all__ = ["LOGGERS", "MaskingFormatter", "mask_error", "mask_secrets", "masked_description"]
+__all__ = ["LOGGERS", "MaskingFormatter", "mask_error", "mask_secrets", "masked_description", "visible"]
 
 LOGGERS = ("sparklio", "graph", "nodes", "providers", "routing")
 _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _SHORTEST_SECRET = 4  # anything shorter stands in every text
 
 
+_STEERING = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+
+
 class MaskingFormatter(logging.Formatter):
-    """Masks the secrets in the whole line, stack traces included."""
+    """Masks the secrets in the whole line, stack traces included, and lets nobody's text look like a line of its own.
+
+    A message is one line; a trace keeps its lines, indented, for the text of an error may have some as well.
+    """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__(_FORMAT)
         self._secrets = tuple(secrets)
 
     def format(self, record: logging.LogRecord) -> str:
-        return mask_secrets(super().format(record), self._secrets)
+        record.message, record.asctime = record.getMessage(), self.formatTime(record)
+        lines = [self.formatMessage(record)]
+        if record.exc_info:
+            lines += [f"    {line}" for line in self.formatException(record.exc_info).split("\n")]
+        return "\n".join(visible(mask_secrets(line, self._secrets)) for line in lines)
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    """``text`` with escapes for what would steer a terminal or begin a line; what ``keep`` holds stays."""
+    if text.isprintable():
+        return text
+    return "".join(char if char in keep else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode() if unicodedata.category(char) in _STEERING else char
 
 
 def mask_secrets(text: str, secrets: Iterable[str]) -> str:
@@ -35,19 +57,23 @@ def mask_secrets(text: str, secrets: Iterable[str]) -> str:
 
 
 def mask_error(error: SparklioError, secrets: Iterable[str]) -> None:
-    """Take the secrets out of what an error says; a server may repeat the key that it refuses."""
+    """Take out of what an error says the secrets (a server may repeat the key that it refuses) and what steers."""
     secrets = tuple(secrets)
-    error.message = mask_secrets(error.message, secrets)
-    error.hint = mask_secrets(error.hint, secrets)
+    error.message = _shown(error.message, secrets)
+    error.hint = _shown(error.hint, secrets)
     error.args = (error.message,)
-    error.details = {
-        key: mask_secrets(value, secrets) if isinstance(value, str) else value for key, value in error.details.items()
-    }
+    error.details = _all_shown(error.details, secrets)
 
 
 def masked_description(error: BaseException, secrets: Iterable[str]) -> dict[str, Any]:
     """The inside of the error object, without secrets; errors that are not ours have passed no gateway."""
-    secrets = tuple(secrets)
-    return {
-        key: mask_secrets(value, secrets) if isinstance(value, str) else value for key, value in describe(error).items()
-    }
+    return _all_shown(describe(error), tuple(secrets))
+
+
+def _all_shown(words: Mapping[str, Any], secrets: tuple[str, ...]) -> dict[str, Any]:
+    return {key: _shown(value, secrets) if isinstance(value, str) else value for key, value in words.items()}
+
+
+def _shown(text: str, secrets: tuple[str, ...]) -> str:
+    """Of several lines, e.g. the list of what is wrong with an answer, the line ends stay."""
+    return visible(mask_secrets(text, secrets), keep="\n")

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from providers.base import ImageProvider, LLMProvider, ProviderConfig, Setting
 from providers.errors import ConfigError, UnknownNameError, nearest
@@ -46,8 +46,35 @@ CORE_SETTINGS = (
         secret=True,
     ),
     Setting("SPARKLIO_CONFIG", "The routing file.", "./provider_config.yaml", kind="path"),
+    Setting("SPARKLIO_GATEWAY_URL", "Another Sparklio's server, whose gateways answer instead of our own.", kind="url"),
+    Setting("SPARKLIO_GATEWAY_KEY", "One of that server's SPARKLIO_API_KEYS.", secret=True),
+    Setting(
+        "SPARKLIO_API_KEYS",
+        "Keys that the server takes, separated by commas, each of 16 characters at least; none: loopback only.",
+        kind="words",
+        secret=True,
+    ),
+    Setting("SPARKLIO_MAX_RUNS", "How many runs the server, or a batch, drives at once.", "2", kind="count"),
+    Setting(
+        "SPARKLIO_MAX_QUEUED",
+        "How many more runs, or images, may wait; beyond it the server says 429.",
+        "1000",
+        kind="count",
+    ),
+    Setting("SPARKLIO_MAX_BODY_MB", "The largest request that the server reads, in megabytes.", "25", kind="amount"),
+    Setting(
+        "SPARKLIO_ALLOWED_HOSTS",
+        "Host names, beside its own address, that the server answers to, separated by commas.",
+        kind="words",
+    ),
+    Setting(
+        "SPARKLIO_CORS_ORIGINS",
+        "Web origins that may call the server from a browser, separated by commas; none: none.",
+        kind="words",
+    ),
 )
 
+_SHORTEST_KEY = 16
 _URLSAFE = str.maketrans("-_", "+/")
 
 
@@ -62,13 +89,17 @@ class Value:
 
     def shown(self) -> str | None:
         """The value as it may be shown: secrets and credentials inside URLs masked."""
-        return mask(self.value, secret=self.setting.secret)
+        return _shown(self.setting, self.value)
+
+    def words(self) -> tuple[str, ...]:
+        """The parts of a list; of any other value the value itself, if there is one."""
+        return _words(self.setting, self.value)
 
     def to_dict(self) -> dict[str, object]:
         return {
             "value": self.shown(),
             "source": self.source,
-            "hides": [{"source": s, "value": mask(v, secret=self.setting.secret)} for s, v in self.hides],
+            "hides": [{"source": source, "value": _shown(self.setting, value)} for source, value in self.hides],
         }
 
 
@@ -90,6 +121,12 @@ class Settings:
     def text(self, name: str) -> str | None:
         return self.values[name].value
 
+    def words(self, name: str) -> tuple[str, ...]:
+        return self.values[name].words()
+
+    def count(self, name: str) -> int:
+        return int(self._required(name))
+
     @property
     def mode(self) -> Mode:
         return cast("Mode", self._required("GENERATOR_MODE"))
@@ -103,6 +140,11 @@ class Settings:
     def images(self) -> Path:
         """Where images and uploaded photos are kept."""
         return self.home / "images"
+
+    @property
+    def pages(self) -> Path:
+        """Where finished pages are kept."""
+        return self.home / "pages"
 
     @property
     def gateway_timeout_s(self) -> float:
@@ -124,7 +166,15 @@ class Settings:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that no log, event or answer may hold."""
-        return tuple(value.value for value in self.values.values() if value.setting.secret and value.value)
+        return tuple(word for value in self.values.values() if value.setting.secret for word in value.words())
+
+    def to_dict(self) -> dict[str, Any]:
+        """What every face shows of the settings: each value with its source and what it hides, secrets masked."""
+        return {
+            "config_path": str(self.config_path),
+            "settings": {name: value.to_dict() for name, value in self.values.items()},
+            "warnings": list(self.warnings),
+        }
 
     def _required(self, name: str) -> str:
         value = self.values[name].value
@@ -205,6 +255,16 @@ def mask(value: str | None, *, secret: bool = False) -> str | None:
     if separator and "@" in authority:
         return f"{scheme}://***@{rest[authority.rindex('@') + 1 :]}"
     return value
+
+
+def _words(setting: Setting, value: str | None) -> tuple[str, ...]:
+    parts = (value or "").split(",") if setting.kind == "words" else [value or ""]
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _shown(setting: Setting, value: str | None) -> str | None:
+    shown = (mask(word, secret=setting.secret) or "" for word in _words(setting, value))
+    return value and ", ".join(shown)
 
 
 def _key_bytes(text: str) -> bytes:
@@ -291,11 +351,21 @@ def _check(setting: Setting, value: str, source: Source) -> None:
         problem = "must be a number of seconds above 0"
     elif setting.kind == "amount" and not _is_number(value, lambda number: number >= 0):
         problem = "must be a number from 0"
-    elif setting.secret and not (value.isascii() and value.isprintable() and " " not in value):
+    elif setting.kind == "count" and not _is_number(value, lambda number: number >= 1 and number.is_integer()):
+        problem = "must be a whole number from 1"
+    elif setting.secret and not all(map(_is_plain, _words(setting, value))):
         problem = "must be one word of plain ASCII, as keys are"
+    elif (
+        setting.secret and setting.kind == "words" and any(len(word) < _SHORTEST_KEY for word in _words(setting, value))
+    ):
+        problem = f"must have keys of {_SHORTEST_KEY} characters at least"
     if problem:
-        shown = mask(value, secret=setting.secret)
+        shown = _shown(setting, value)
         raise ConfigError(f"{setting.name} {problem}, got {shown!r} from {source}", hint=f"mend it in {source}")
+
+
+def _is_plain(word: str) -> bool:
+    return word.isascii() and word.isprintable() and " " not in word
 
 
 def _is_number(value: str, fits: Callable[[float], bool]) -> bool:
@@ -309,9 +379,9 @@ def _doubts(values: Iterable[Value], dotenv: DotenvFile) -> Iterator[Doubt]:
     """Variables of the OS environment that hide another value in .env, and what in .env looks like a slip."""
     values = tuple(values)
     for value in values:
-        name, secret = value.setting.name, value.setting.secret
+        name = value.setting.name
         for source, hidden in value.hides:
             if value.source == "environment" and source == ".env":
-                found = f"{value.shown()} from the OS environment hides {mask(hidden, secret=secret)} of .env"
+                found = f"{value.shown()} from the OS environment hides {_shown(value.setting, hidden)} of .env"
                 yield Doubt(f"setting {name}", found, f"unset {name}")
     yield from dotenv.doubts({value.setting.name for value in values})

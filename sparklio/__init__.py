@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from graph.history import Point
     from graph.runs import Event
     from providers.errors import SparklioError
+    from routing.runs_client import RunsClient
     from sparklio.studio import Run, Sparklio, run
 
-__all__ = ["Event", "Point", "Run", "Sparklio", "SparklioError", "__version__", "run"]
+__all__ = ["Event", "Point", "Run", "RunsClient", "Sparklio", "SparklioError", "__version__", "run"]
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ _HOMES = {
     "Event": "graph.runs",
     "Point": "graph.history",
     "Run": "sparklio.studio",
+    "RunsClient": "routing.runs_client",
     "Sparklio": "sparklio.studio",
     "SparklioError": "providers.errors",
     "run": "sparklio.studio",

@@ -13,7 +13,8 @@ import typer
 
 from providers.errors import UsageError
 from routing.yaml_text import YamlTextError, parse_yaml
-from sparklio import families, terminal
+from sparklio import families, server_command, terminal
+from sparklio.batch import command as batch_command
 from sparklio.options import AsJson, RunId
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
         terminal.print_json(body)
     else:
         terminal.show(run_summary(body))
-        if record.status in ("failed", "interrupted"):
+        if record.status in ("failed", "interrupted", "cancelled"):
             terminal.say(f"go on with: sparklio resume {run_id}")
 
 
@@ -255,14 +256,13 @@ def config(as_json: AsJson = False) -> None:
     from sparklio.tables import settings_table
 
     settings = load_settings()
-    values = {name: value.to_dict() for name, value in settings.values.items()}
+    body = settings.to_dict()
     if as_json:
-        body = {"config_path": str(settings.config_path), "settings": values, "warnings": list(settings.warnings)}
         terminal.print_json(body)
         return
     terminal.warn(settings.warnings)
     terminal.say(f"routing: {settings.config_path}")
-    terminal.show(settings_table(values))
+    terminal.show(settings_table(body["settings"]))
 
 
 @app.command()
@@ -290,7 +290,9 @@ def doctor(
         raise typer.Exit(1)
 
 
+app.add_typer(batch_command.commands)
 app.add_typer(families.commands)
+app.add_typer(server_command.commands)
 
 
 def main() -> None:

@@ -40,7 +40,8 @@ class Pruned:
             without a run.
         freed_bytes: what all that took; of a dry run the database's part is estimated.
         notes: what was left undone, and why.
-        holds: what the data folder holds now: ``runs``, ``images``, ``pages``, ``database``.
+        holds: what the data folder holds now: ``runs``, ``images``, ``pages``, ``server`` (jobs, kept answers),
+            ``database``.
     """
 
     dry_run: bool

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DATABASE", "Holding", "files_in", "holdings", "readable", "size_of"]
+__all__ = ["DATABASE", "REQUEST_LOCKS", "Holding", "files_in", "holdings", "readable", "size_of"]
 
 DATABASE = "checkpoints.sqlite"
+REQUEST_LOCKS = "requests-*.lock"
+"""Each is held by a server for as long as it lives."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,11 @@ class Holding:
 
 
 def holdings(home: Path, images: Path, pages: Path) -> dict[str, Holding]:
-    """What a data folder holds: ``runs``, ``images``, ``pages``, ``database``, what its WAL still has included."""
+    """What a data folder holds: ``runs``, ``images``, ``pages``, ``database``, what its WAL still has included.
+
+    ``server`` is what is kept for clients over HTTP: image jobs, of which it tells the number, and answers to requests
+    that came with a key.
+    """
     runs = home / "runs"
     database = [path for path in (home / DATABASE, home / f"{DATABASE}-wal") if path.exists()]
     return {
@@ -29,6 +35,10 @@ def holdings(home: Path, images: Path, pages: Path) -> dict[str, Holding]:
         "images": _visible(images),
         "pages": _visible(pages),
         "database": Holding(len(database[:1]), size_of(database)),
+        "server": Holding(
+            sum(1 for _ in (home / "jobs").glob("[!.]*.json")),
+            size_of([*home.glob("requests.sqlite*"), *home.glob(REQUEST_LOCKS), *files_in(home / "jobs")]),
+        ),
     }
 
 

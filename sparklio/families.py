@@ -20,7 +20,7 @@ __all__ = ["commands"]
 
 commands = typer.Typer()
 
-_COUNTED = ("runs", "images", "pages")
+_COUNTED = ("runs", "images", "pages", "server")
 
 
 @commands.command()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from providers.errors import RunBusyError, SparklioError
 from sparklio.data_folder import DataFolder, Pruned, aside, delete_tree, listed, union
-from sparklio.disk_use import files_in, size_of
+from sparklio.disk_use import REQUEST_LOCKS, files_in, size_of
 from sparklio.publish import IMAGES
 from sparklio.rows import TABLES, Row, image_names, plain, read_rows
 
@@ -33,7 +36,7 @@ class Leftovers:
         self._done = done
 
     def delete_temporary(self) -> None:
-        """What whoever died while writing has left: files, and folders of deleted runs."""
+        """What whoever died has left: files half written, folders of deleted runs, locks of servers."""
         for path in self._temporary():
             self._done.freed_bytes += size_of(files_in(path) if path.is_dir() else [path])
             self._done.leftovers += 1
@@ -48,9 +51,10 @@ class Leftovers:
         place = self._place
         runs = [folder for folder in place.folders() if folder.name not in self._done.runs]
         stores = (place.images.folder, place.pages.folder)
+        locks = (path for path in listed(place.home, REQUEST_LOCKS) if not _is_held(path))
         folders = [place.home, *stores, place.runs, *runs, *(folder / IMAGES for folder in runs)]
         found = (path for folder in folders for path in listed(folder, ".*") if _TEMPORARY.fullmatch(path.name))
-        return [path for path in found if place.is_older(path, _TEMPORARY_AGE)]
+        return [path for path in chain(found, locks) if place.is_older(path, _TEMPORARY_AGE)]
 
     # rows and folders
 
@@ -127,3 +131,12 @@ class Leftovers:
         """Also those whose record cannot be read."""
         finished = {record.run_id for record in self._place.store.all() if record.status == "finished"}
         return [folder.name for folder in self._place.folders() if folder.name not in {*self._done.runs, *finished}]
+
+
+def _is_held(path: Path) -> bool:
+    """By a living server; each makes a lock of its own at its start, so nobody will ask for a dead one's again."""
+    try:
+        with FileLock(path, blocking=False):
+            return False
+    except Timeout:
+        return True

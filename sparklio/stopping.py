@@ -68,9 +68,10 @@ def _as_ctrl_c(_number: int, frame: FrameType | None) -> None:
     handler(signal.SIGINT, frame)
 
 
-def interruption(run_id: str | None, *, as_json: bool) -> str:
-    """What is said on stderr in the end: a sentence, or the error object."""
-    resume = f"go on with: sparklio resume {run_id}" if run_id else ""
+def interruption(run_id: str | None, *, as_json: bool, command: str | None = None) -> str:
+    """What is said on stderr in the end: a sentence, or the error object. ``command`` goes on, if not with a run."""
+    command = command or (f"sparklio resume {run_id}" if run_id else None)
+    resume = f"go on with: {command}" if command else ""
     if not as_json:
         return "interrupted" + (f"; {resume}" if resume else "")
     body: dict[str, Any] = {"code": "interrupted", "message": "interrupted", "hint": resume, "request_id": None}

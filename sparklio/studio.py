@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,34 +16,17 @@ from graph.planning import Preview
 from graph.runs import Event, Runs
 from graph.store import RunRecord, RunStore
 from nodes.context import Context
-from providers.errors import StorageError
 from routing.contracts import Language, Mode, Stage
-from routing.gateways import build_gateways
+from routing.gateways import Gateways, build_gateways
 from routing.image_store import ImageStore, image_id
 from routing.settings import Settings, load_settings
-from sparklio.publish import PAGE_FILE, Publisher, out_folder, read_result
+from sparklio.made import Run, compare_runs, read_run
+from sparklio.publish import Publisher, out_folder
 
 if TYPE_CHECKING:
     from sparklio.pruning import Pruned
 
 __all__ = ["Run", "Sparklio"]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        id: the run's id.
-        state: the graph's last state.
-        result: what result.json holds.
-        page_path: the finished page.
-    """
-
-    id: str
-    state: dict[str, Any]
-    result: dict[str, Any]
-    page_path: Path
 
 
 class Sparklio:
@@ -55,6 +37,7 @@ class Sparklio:
         home: the data folder; beats SPARKLIO_HOME.
         config: the routing file; beats SPARKLIO_CONFIG.
         settings: any other variable by its name.
+        build: makes the gateways, for who has their own or wants to watch ours.
 
     Raises:
         ConfigError: on construction, where a setting or the routing file is wrong.
@@ -68,7 +51,9 @@ class Sparklio:
         home: str | Path | None = None,
         config: str | Path | None = None,
         settings: Mapping[str, str] | None = None,
+        build: Callable[[Settings], Gateways] = build_gateways,
     ) -> None:
+        self._build = build
         named = {
             "GENERATOR_MODE": mode,
             "SPARKLIO_HOME": str(home) if home else None,
@@ -79,22 +64,23 @@ class Sparklio:
         self._resources = AsyncExitStack()
         self._runs: Runs | None = None
         self._database: Database | None = None
+        self._gateways: Gateways | None = None
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            gateways = build_gateways(self.settings)
+            gateways = self._build(self.settings)
             stack.push_async_callback(gateways.aclose)
             path = self.settings.home / "checkpoints.sqlite"
             database = await stack.enter_async_context(open_database(path, self.settings.encryption_key))
             store = RunStore(self.settings.home)
-            self._database = database
+            self._database, self._gateways = database, gateways
             self._runs = Runs(
                 store,
                 database,
                 Context(llm=gateways.llm, media=gateways.media),
                 mode=self.settings.mode,
                 read_input=lambda path, keep: load_input(path, self.images.save if keep else image_id),
-                publish=Publisher(gateways.media.store, store),
+                publish=Publisher(self.images, store),
                 prepare=gateways.prepare,
                 budget_usd=self.settings.run_budget_usd,
                 secrets=self.settings.secrets,
@@ -103,7 +89,7 @@ class Sparklio:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._runs = self._database = None
+        self._runs = self._database = self._gateways = None
         await self._resources.aclose()
 
     @property
@@ -112,6 +98,13 @@ class Sparklio:
         if self._runs is None:
             raise _not_entered()
         return self._runs
+
+    @property
+    def gateways(self) -> Gateways:
+        """The two gateways that the runs use, for a single request."""
+        if self._gateways is None:
+            raise _not_entered()
+        return self._gateways
 
     def _opened(self) -> Database:
         if self._database is None:
@@ -127,8 +120,9 @@ class Sparklio:
         """Store a photo of the product and return its id, for ``product={"photo": id}``.
 
         Args:
-            photo: a file, or the bytes of one: PNG, JPEG or WebP of at most 20 MB and 50 megapixels. Orientation is
-                applied, transparency becomes white, and what else a camera wrote (place, device) is dropped.
+            photo: a file, or the bytes of one: PNG, JPEG or WebP of at most 20 MB and 50 megapixels (WebP:
+                16). Orientation is applied, transparency becomes white, and what else a camera wrote (place, device) is
+                dropped.
 
         Raises:
             InputError: it is no such image.
@@ -189,6 +183,23 @@ class Sparklio:
             async for event in events:
                 yield event
 
+    def follow(self, run_id: str, *, after: int = 0) -> AsyncGenerator[Event, None]:
+        """The events of a run that anybody runs, in any process: those of before, then those that come.
+
+        Ends when the run is finished, failed, interrupted or cancelled; a queued one is waited for. Any number may
+        follow a run, each at its own pace; leaving the loop changes nothing for it.
+
+        Args:
+            run_id: the run.
+            after: only events with a greater ``seq``, to go on where another loop ended.
+
+        Raises:
+            UnknownNameError: there is no such run; said at once, before the first event is asked for.
+            InputError: ``after`` is negative.
+            StorageError: the events cannot be read.
+        """
+        return self.runs.follow(run_id, after)
+
     async def resume(self, run_id: str) -> Run:
         """Go on with a run that failed or was stopped, repeating no finished node; a finished one is returned as it is.
 
@@ -244,23 +255,7 @@ class Sparklio:
             UnknownNameError: there is no such run.
             StorageError: a result or state cannot be read.
         """
-        from sparklio.differences import compared, differences, outline
-
-        runs = [await self._made(run_id) for run_id in (a, b)]
-        found = differences(compared(*runs[0]), compared(*runs[1]))
-        return {
-            "a": outline(*runs[0]),
-            "b": outline(*runs[1]),
-            "differences": [difference.to_dict() for difference in found],
-        }
-
-    async def _made(self, run_id: str) -> tuple[RunRecord, dict[str, Any] | None, dict[str, Any]]:
-        """The record of a run and its result, or where there is none its state."""
-        record = self.runs.store.load(run_id)
-        try:
-            return record, await asyncio.to_thread(read_result, self.runs.store, run_id), {}
-        except FileNotFoundError:
-            return record, None, await self.runs.values(run_id)
+        return await compare_runs(self.runs, a, b)
 
     async def pack(self, run_id: str, out: str | Path | None = None) -> Path:
         """Write a run with its images and checkpoints into one file, for :meth:`unpack` on another machine.
@@ -304,8 +299,8 @@ class Sparklio:
     ) -> Pruned:
         """Delete the runs that ended longer than ``older_than`` ago and are not among the ``keep`` latest.
 
-        Failed and interrupted ones stay unless ``unfinished``; one that is being run always stays. Then images that no
-        run names and that are older than a day.
+        Failed, interrupted and cancelled ones stay unless ``unfinished``; one that is queued or being run always stays.
+        Then images and pages that no run names and that are older than a day.
 
         Raises:
             UsageError: neither ``older_than`` nor ``keep`` is given.
@@ -345,16 +340,10 @@ class Sparklio:
 
         Raises:
             UnknownNameError: there is no such run.
-            StorageError: it has no result (yet), or its files are gone.
+            RunUnfinishedError: it has no result (yet).
+            StorageError: its files cannot be read.
         """
-        record = self.runs.store.load(run_id)
-        try:
-            result = await asyncio.to_thread(read_result, self.runs.store, run_id)
-        except FileNotFoundError as exc:
-            raise StorageError(
-                f"run {run_id!r} is {record.status} and has no result", hint=f"`sparklio resume {run_id}`"
-            ) from exc
-        return Run(run_id, await self.runs.values(run_id), result, record.out / PAGE_FILE)
+        return await read_run(self.runs, run_id)
 
 
 def run(**arguments: Any) -> Run:

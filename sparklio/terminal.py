@@ -118,13 +118,13 @@ def print_error(error: BaseException, *, as_json: bool) -> None:
         typer.echo(f"go on with: sparklio resume {body['run_id']}", err=True)
 
 
-def print_interrupted(run_id: str | None = None, *, as_json: bool) -> None:
+def print_interrupted(run_id: str | None = None, *, as_json: bool, command: str | None = None) -> None:
     """That a signal ended it, and how to go on; on stderr, as :func:`print_error` tells a failure. Told only once."""
     if _flags.interruption_told:
         return
     _flags.interruption_told = True
     with suppress(OSError):  # who hung up has no terminal left to be told on
-        typer.echo(interruption(run_id, as_json=as_json), err=True)
+        typer.echo(interruption(run_id, as_json=as_json, command=command), err=True)
 
 
 def flush() -> None:

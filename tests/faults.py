@@ -150,7 +150,7 @@ async def nothing_left(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> AsyncG
     await comfyui.until(lambda: asyncio.all_tasks() <= tasks, timeout_s=2.0)
     await comfyui.until(lambda: comfyui.open_connections == ollama.open_connections == ollama.active == 0)
     await asyncio.get_running_loop().shutdown_default_executor()  # its idle threads are the loop's own
-    assert set(threading.enumerate()) <= threads
+    await comfyui.until(lambda: set(threading.enumerate()) <= threads, timeout_s=2.0)
 
 
 def _inputs(wishes: dict[str, Any]) -> dict[str, Any]:

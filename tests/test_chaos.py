@@ -12,7 +12,7 @@ import os
 import random
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby, starmap
@@ -47,7 +47,8 @@ pytestmark = pytest.mark.usefixtures("live")
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
 RUNS = int(os.environ.get("CHAOS_RUNS", "120"))
 ENOUGH_RUNS = 120
-"""For each fault to come up."""
+"""From so many on each fault is to come up. On a slow machine more runs end before they have asked for an image, and
+fewer calls meet fewer faults: then there are more runs, up to twice as many in all."""
 RATE = 0.3
 AT_ONCE = 16
 RESUMED = 20
@@ -141,10 +142,10 @@ class World:
         servers = (self.ollama, self.openai, self.comfyui)
         return sum(server.open_connections for server in servers)
 
-    def check_that_all_faults_struck(self) -> None:
-        assert set(self.dice["ollama"].struck) == AT_HOME
-        assert set(self.dice["openai"].struck) == RENTED
-        assert set(self.dice["comfyui"].struck) == set(comfyui_standin.Fault)
+    @property
+    def never_struck(self) -> set[tuple[str, str]]:
+        every = {"ollama": AT_HOME, "openai": RENTED, "comfyui": frozenset(comfyui_standin.Fault)}
+        return {(name, fault) for name, faults in every.items() for fault in faults - set(self.dice[name].struck)}
 
 
 @pytest.fixture
@@ -205,15 +206,16 @@ async def test_every_run_ends_whole_or_as_one_error_to_resume(world: World) -> N
     async with nothing_left(world.ollama, world.comfyui):
         async with Sparklio() as studio:
             home = studio.settings.home
-            ends = await all_runs(studio)
+            ends = await all_runs(studio, range(RUNS))
+            while RUNS >= ENOUGH_RUNS and world.never_struck and len(ends) < 2 * RUNS:
+                ends |= await all_runs(studio, range(len(ends), len(ends) + AT_ONCE))
             failed = {run_id: end for run_id, end in ends.items() if not isinstance(end, Run)}
             tell(ends)
             for run_id, end in ends.items():
                 check(studio.runs.store, run_id, end)
             assert {record.run_id for record in studio.runs.store.all() if record.status == "failed"} == set(failed)
-            assert len(ends) - len(failed) >= SUCCESSES * RUNS
-            if RUNS >= ENOUGH_RUNS:
-                world.check_that_all_faults_struck()
+            assert len(ends) - len(failed) >= SUCCESSES * len(ends)
+            assert RUNS < ENOUGH_RUNS or not world.never_struck
             world.heal()
             for run_id in random.Random(SEED).sample(sorted(failed), min(RESUMED, len(failed))):
                 check(studio.runs.store, run_id, await bounded(studio.resume(run_id)))
@@ -222,14 +224,14 @@ async def test_every_run_ends_whole_or_as_one_error_to_resume(world: World) -> N
     check_files(home)
 
 
-async def all_runs(studio: Sparklio) -> dict[str, Run | BaseException]:
+async def all_runs(studio: Sparklio, numbers: Iterable[int]) -> dict[str, Run | BaseException]:
     few = asyncio.Semaphore(AT_ONCE)
 
     async def one(run_id: str, kind: str) -> Run:
         async with few:
             return await bounded(studio.run(brand=BRAND, product=PRODUCT, image={"kind": kind}, run_id=run_id))
 
-    kinds = {f"run-{number}": KINDS[number % len(KINDS)] for number in range(RUNS)}
+    kinds = {f"run-{number}": KINDS[number % len(KINDS)] for number in numbers}
     return dict(zip(kinds, await asyncio.gather(*starmap(one, kinds.items()), return_exceptions=True), strict=True))
 
 

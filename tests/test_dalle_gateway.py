@@ -15,6 +15,8 @@ from providers.errors import RefusedError
 from routing import attempts
 from routing.contracts import ImageOptions, ImageRequest
 from routing.gateways import Gateways, build_gateways
+from routing.image_store import ImageStore
+from routing.media_gateway import MediaGateway
 from routing.settings import load_settings
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.openai import OpenAIStandIn
@@ -56,7 +58,7 @@ async def test_the_media_gateway_answers_as_with_any_provider(gateways: Gateways
     assert (answer.provider, answer.images[0].seed) == ("dalle", 5)
     assert [(a.provider, a.model, a.outcome) for a in answer.meta.attempts] == [("dalle", MODEL, "ok")]
     assert answer.meta.attempts[0].usage.completion_tokens == 1056
-    stored = gateways.media.store.path(answer.images[0].id).read_bytes()
+    stored = _store(gateways).path(answer.images[0].id).read_bytes()
     assert Image.open(io.BytesIO(stored)).size == (1536, 1024) == (answer.images[0].width, answer.images[0].height)
 
 
@@ -69,12 +71,17 @@ async def test_the_answer_has_the_fields_of_comfyui_s(gateways: Gateways, comfyu
     assert _fields(answers[0]) == _fields(answers[1])
 
 
+def _store(gateways: Gateways) -> ImageStore:
+    assert isinstance(gateways.media, MediaGateway)
+    return gateways.media.store
+
+
 def _fields(answer: dict[str, Any]) -> list[set[str]]:
     return [set(answer), set(answer["meta"]), set(answer["images"][0])]
 
 
 async def test_a_stored_photo_travels(gateways: Gateways, openai: OpenAIStandIn) -> None:
-    photo = gateways.media.store.save(PHOTO, "image/jpeg")
+    photo = _store(gateways).save(PHOTO, "image/jpeg")
     request = ImageRequest(kind="hero", prompt="a cup", options=ImageOptions(photo=photo))
     assert (await gateways.media.generate_image(request)).images
     assert openai.photos == [PHOTO]

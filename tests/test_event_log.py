@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from graph import event_log
-from graph.event_log import EVENTS_FILE, Bells, EventLog, read_events
+from graph import event_log, following
+from graph.event_log import EVENTS_FILE, EventLog, read_events
 from graph.events import Event, Events, Once
+from graph.following import Bells
 from graph.inputs import RunInput
 from graph.store import RunRecord, RunStore
 from providers.errors import InputError, RejectedError, RunBusyError, RunUnfinishedError, StorageError, UnknownNameError
@@ -435,7 +436,8 @@ async def test_a_run_is_followed_while_it_runs_and_from_any_point() -> None:
 
 
 async def test_fifty_followers_get_the_same_events_and_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_log, "_POLL_S", NEVER_S)  # who drives here wakes them
+    for poll in ("_POLL_S", "_QUEUED_POLL_S"):
+        monkeypatch.setattr(following, poll, NEVER_S)  # who drives here wakes them
     async with Sparklio(mode="mock") as studio:
         record = await studio.runs.start(RunInput.parse(INPUTS), run_id="page", status="queued")
         followers = [asyncio.create_task(followed(studio)) for _ in range(50)]
@@ -444,6 +446,54 @@ async def test_fifty_followers_get_the_same_events_and_keep_nothing(monkeypatch:
         seen = [event async for event in studio.runs.drive(record)]
         assert await asyncio.gather(*followers) == [seen] * 50
         assert not studio.runs._bells._bells
+
+
+async def test_who_waits_for_a_queued_run_asks_ever_less_often_and_reads_its_record_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pauses: list[float] = []
+    read: list[str] = []
+    load = RunStore.load
+
+    async def heard(bells: Bells, run_id: str, bell: asyncio.Event, pause_s: float) -> None:
+        pauses.append(pause_s)
+        await asyncio.sleep(0)
+
+    def counted(store: RunStore, run_id: str) -> RunRecord:
+        read.append(run_id)
+        return load(store, run_id)
+
+    async with Sparklio(mode="mock", home=tmp_path) as studio:
+        record = await studio.runs.start(RunInput.parse(INPUTS), run_id="page", status="queued")
+        monkeypatch.setattr(Bells, "heard", heard)
+        monkeypatch.setattr(RunStore, "load", counted)
+        waiting = asyncio.create_task(followed(studio))
+        await soon(lambda: len(pauses) > 20)
+        assert read == ["page"]
+        assert pauses == sorted(pauses)
+        assert (pauses[0], pauses[-1]) == (following._POLL_S, following._QUEUED_POLL_S)
+        assert following._POLL_S < following._QUEUED_POLL_S
+        other = RunStore(tmp_path)
+        with other.lock("page"):  # as another process does that takes it
+            record.status = "running"
+            other.save(record)
+            await soon(lambda: pauses[-1] == following._POLL_S)
+            record.status = "failed"
+            other.save(record)
+        assert await waiting == []
+
+
+async def test_a_run_that_is_run_again_has_not_ended_yet(live: None, ollama: OllamaStandIn) -> None:
+    ollama.fail_always("status_400", task="StyleReview")
+    async with Sparklio() as studio:
+        with pytest.raises(RejectedError):
+            await studio.run(**INPUTS, run_id="page")
+        assert studio.runs.store.read("page").finished_at is not None
+        ollama.fail_always(None)
+        async with aclosing(studio.runs.drive(studio.runs.resumable("page"))) as events:
+            assert (await anext(events))["type"] == "run_started"
+            record = studio.runs.store.read("page")
+        assert (record.status, record.error, record.finished_at) == ("running", None, None)
 
 
 async def test_who_leaves_and_who_is_slow_change_nothing() -> None:
@@ -481,12 +531,12 @@ async def test_who_leaves_and_who_is_slow_change_nothing() -> None:
 async def test_an_interrupted_run_ends_its_followers_and_they_go_on_with_the_next_session() -> None:
     async with Sparklio(mode="mock") as studio:
         record = await studio.runs.start(RunInput.parse(INPUTS), run_id="page", status="queued")
-        following = asyncio.create_task(followed(studio))
+        follower = asyncio.create_task(followed(studio))
         async with aclosing(studio.runs.drive(record)) as events:
             async for event in events:
                 if event["type"] == "node_finished":
                     break
-        first = await following
+        first = await follower
         assert first == logged(studio)
         assert first[-1]["type"] == "node_finished"
         assert await followed(studio) == first
@@ -527,13 +577,13 @@ async def test_a_follower_waits_between_the_last_event_and_the_record(tmp_path: 
         store, other = studio.runs.store, RunStore(tmp_path)
         record = await studio.runs.start(RunInput.parse(INPUTS), run_id="page")
         with other.lock("page"), opened(store.folder("page") / EVENTS_FILE) as log:
-            following = asyncio.create_task(followed(studio))
+            follower = asyncio.create_task(followed(studio))
             last = Events("page", log).make("run_finished", {})
-            await asyncio.sleep(2 * event_log._POLL_S)
-            assert not following.done(), "its record still says that it runs"
+            await asyncio.sleep(2 * following._POLL_S)
+            assert not follower.done(), "its record still says that it runs"
             record.status = "finished"
             other.save(record)
-            assert await following == [last], "though it is still held"
+            assert await follower == [last], "though it is still held"
 
 
 async def test_a_run_of_another_process_is_followed_to_its_end(start: Start) -> None:
@@ -606,10 +656,10 @@ async def test_what_cannot_be_followed_is_said_at_once() -> None:
 async def test_a_run_that_is_deleted_ends_its_followers() -> None:
     async with Sparklio(mode="mock") as studio:
         await studio.runs.start(RunInput.parse(INPUTS), run_id="page", status="queued")
-        following = asyncio.create_task(followed(studio))
+        follower = asyncio.create_task(followed(studio))
         await asyncio.sleep(0)
         (studio.runs.store.folder("page") / "run.json").unlink()
-        assert await following == []
+        assert await follower == []
 
 
 async def test_bells_are_shared_and_gone_with_who_hears_them() -> None:
@@ -621,7 +671,7 @@ async def test_bells_are_shared_and_gone_with_who_hears_them() -> None:
     assert bells.bell("page") is not bell
     assert not bells._bells
     with bells.driving("page"):
-        waiting = asyncio.create_task(bells.heard("page", bells.bell("page")))
+        waiting = asyncio.create_task(bells.heard("page", bells.bell("page"), 0))
         await asyncio.sleep(0)
     await waiting
 
@@ -665,10 +715,10 @@ async def test_an_interrupted_run_that_is_queued_again_says_what_is_done() -> No
 async def test_a_cancelled_run_stays_so_until_a_person_goes_on_with_it() -> None:
     async with Sparklio(mode="mock") as studio:
         queued = await studio.runs.start(RunInput.parse(INPUTS), run_id="page", status="queued")
-        following = asyncio.create_task(followed(studio))
+        follower = asyncio.create_task(followed(studio))
         await asyncio.sleep(0)
         assert studio.runs.cancelled("page").status == "cancelled"
-        assert await following == []
+        assert await follower == []
         record = studio.runs.store.load("page")
         assert record.status == "cancelled"
         assert record.finished_at is not None

@@ -108,7 +108,7 @@ def test_the_graph_compiles_with_the_six_agents() -> None:
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        ("sparklio", {"Event", "Point", "Run", "Sparklio", "SparklioError", "__version__", "run"}),
+        ("sparklio", {"Event", "Point", "Run", "RunsClient", "Sparklio", "SparklioError", "__version__", "run"}),
         ("graph", {"build_graph"}),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from graph.inputs import RunInput, load_input
+from graph.rerun import apply_changes
 from providers.errors import InputError
 from tests.conftest import BRAND, PRODUCT
 
@@ -49,6 +50,10 @@ def _file(tmp_path: Path, content: str | bytes) -> Path:
         (GOOD + "language: fr", "language"),
         (GOOD + "image: {aspect_ratio: wide}", "image.aspect_ratio"),
         ("[" * 20_000, "not valid YAML"),
+        (
+            GOOD.replace("[가벼움]", f"[가벼움], facts: {{가격: {2**70}}}"),
+            "product.facts.가격: must be a number of at most 64",
+        ),
         (f"brand: {'9' * 5000}", "not valid YAML"),
         ('brand: {name: "x\\e]0;y"}\nproduct: {name: y, key_features: [a]}', "brand.name"),
         (GOOD + "image: {workflow: ../../x}", "image.workflow"),
@@ -99,6 +104,15 @@ def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
         ({"name": "x"}, "unknown key name", "it belongs under brand: or product:"),
         ({"product": {**PRODUCT, "kind": "hero"}}, "unknown key product.kind", "it belongs under image:"),
         ({"brand": {**BRAND, "product": {}}}, "unknown key brand.product", "it belongs at the top, not under brand:"),
+        (
+            {"product": {**PRODUCT, "facts": {"가격": 2**63}}},
+            "product.facts.가격: must be a number of at most 64",
+            "quotes",
+        ),
+        ({"product": {**PRODUCT, "facts": {"가격": -(2**63) - 1}}}, "product.facts.가격: must be a number", "quotes"),
+        ({"product": {**PRODUCT, "facts": {"가격": 10**400}}}, "product.facts.가격: must be a number", "quotes"),
+        ({"product": {**PRODUCT, "facts": {"가격": float("nan")}}}, "가격: must be a finite number", "quotes"),
+        ({"product": {**PRODUCT, "facts": {"가격": float("-inf")}}}, "가격: must be a finite number", "quotes"),
         ({"product": {**PRODUCT, "facts": {"{a}": {}}}}, "product.facts.{a}: must be a text", "{가격: 39000}"),
     ],
 )
@@ -138,6 +152,22 @@ def test_facts_stay_what_was_written(tmp_path: Path) -> None:
         "버전": "1.10",
         "없는 날": "2024-13-45",
     }
+
+
+def test_the_greatest_numbers_stay_what_they_are() -> None:
+    facts = {"max": 2**63 - 1, "min": -(2**63), "yes": True, "big": 1e308, "text": str(2**70)}
+    found = RunInput.parse({"brand": BRAND, "product": {**PRODUCT, "facts": facts}}).product.facts
+    assert found == facts
+    assert [type(fact) for fact in found.values()] == [int, int, bool, float, str]
+
+
+@pytest.mark.parametrize("number", [2**63, float("inf")])
+def test_a_change_of_a_number_that_cannot_be_kept_is_refused(number: float) -> None:
+    review = {"approved": True, "score": 90, "issues": [], "summary": "s", "stopped_because": "approved"}
+    for changes in ({"review.revisions": number}, {"review": {"revisions": number}}):
+        with pytest.raises(InputError, match=r"--set review(.revisions)?: must be a") as caught:
+            apply_changes({"review": {**review, "revisions": 0}}, changes)
+        assert caught.value.hint
 
 
 def test_a_folded_text_is_one_line(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_a_finished_run_is_not_resumed_in_silence(sparklio: Shell) -> None:
 
 
 def test_what_is_piped_is_not_wrapped(sparklio: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # tests that run in parallel have one
     monkeypatch.setenv("COMFYUI_WORKFLOW_DIR", "w" * 200)
     assert "w" * 200 in sparklio.ok("config")
 

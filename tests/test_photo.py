@@ -6,6 +6,7 @@ import io
 import json
 import re
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Mapping
@@ -15,9 +16,10 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 import yaml
-from PIL import ExifTags, Image, PngImagePlugin
+from PIL import ExifTags, Image, ImageCms, PngImagePlugin
 
 from graph import photos
+from graph.photo_parts import is_nothing_more
 from graph.photos import check_photo, read_photo
 from nodes import vision
 from nodes.context import Context
@@ -151,10 +153,177 @@ def test_what_lies_behind_the_picture_goes_too(kind: str) -> None:
     assert check_photo(content).content == content
 
 
+def profile() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
 def test_colours_keep_their_profile() -> None:
     for kind in ("PNG", "JPEG", "WEBP"):
-        content = picture(kind, icc_profile=b"a profile", exif=exif())
-        assert opened(check_photo(content)).info["icc_profile"] == b"a profile"
+        content = picture(kind, icc_profile=profile(), exif=exif())
+        assert opened(check_photo(content)).info["icc_profile"] == profile()
+    plain = picture("JPEG", icc_profile=profile())
+    assert check_photo(plain).content == plain
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("text", [PLACE, profile() + PLACE])
+def test_what_is_no_profile_is_none(kind: str, text: bytes) -> None:
+    content = picture(kind, icc_profile=text)
+    photo = check_photo(content)
+    assert PLACE not in photo.content
+    assert "icc_profile" not in opened(photo).info
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def segment(marker: int, data: bytes) -> bytes:
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(data) + 2) + data
+
+
+_PARTS = {
+    **{
+        kind.decode(): ("PNG", chunk(kind, data + PLACE))
+        for kind, data in {
+            b"tEXt": b"Comment\0", b"prVt": b"", b"abCd": b"", b"tIME": b"", b"sPLT": b"", b"hIST": b"", b"bKGD": b"",
+            b"sBIT": b"\x08\x08\x08", b"gAMA": bytes(4), b"cHRM": bytes(32), b"sRGB": b"\0", b"pHYs": bytes(9),
+            b"PLTE": bytes(11), b"iCCP": b"a\0\0" + zlib.compress(b"no profile"),
+        }.items()
+    },
+    **{
+        f"{marker:x} {data[:5]!r}": ("JPEG", segment(marker, data + PLACE))
+        for marker, data in (
+            (0xFE, b""), (0xE0, b"JFIF\0\1\1\0\0\1\0\1\4\3"), (0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0"),
+            (0xE0, b"JFXX\0\x13"), (0xE1, b"Exif\0\0"), (0xE2, b"ICC_PROFILE\0\1\1"),
+            (0xEE, b"Adobe\0\x64\0\0\0\0\0"), (0xE5, b""),
+        )
+    },
+}  # fmt: skip
+
+
+def test_segments_that_nobody_reads_are_damage_or_gone() -> None:
+    content = picture("JPEG")
+    for marker, data in ((0xE2, b"MPF\0"), (0xF0, b""), (0xFD, b""), (0xDF, b""), (0xDC, b""), (0xDB, b"\xf0")):
+        assert not is_nothing_more(content[:2] + segment(marker, data + PLACE) + content[2:], "JPEG")
+
+
+@pytest.mark.parametrize(("kind", "part"), _PARTS.values(), ids=_PARTS)
+def test_a_part_of_a_kind_or_a_length_that_is_not_needed_goes(kind: str, part: bytes) -> None:
+    content, behind = picture(kind), {"PNG": 33, "JPEG": 2}[kind]  # the head
+    photo = check_photo(content[:behind] + part + content[behind:])
+    assert PLACE not in photo.content
+    assert opened(photo).size == (200, 120)
+
+
+def test_harmless_parts_stay() -> None:
+    content = picture("PNG", dpi=(300, 300))
+    for kind, size in ((b"gAMA", 4), (b"cHRM", 32), (b"sRGB", 1)):
+        content = content[:33] + chunk(kind, bytes(size - 1) + b"\1") + content[33:]
+    for whole in (
+        content,
+        picture("JPEG", dpi=(300, 300)),
+        picture("JPEG", progressive=True),
+        picture("JPEG", mode="L"),
+    ):
+        assert check_photo(whole).content == whole
+
+
+def test_what_lies_among_the_compressed_pixels_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = picture("PNG")
+    pixels = content[41:-16]
+    assert len(zlib.decompress(pixels)) == 120 * 601
+    behind = pixels + PLACE
+    within = zlib.compress(zlib.decompress(pixels) + PLACE, 0)
+    for data in (behind, within):
+        assert PLACE not in check_photo(content[:33] + chunk(b"IDAT", data) + content[-12:]).content
+    monkeypatch.setattr("graph.photo_parts._PIECE", 1000)
+    assert check_photo(content).content == content, "however it is looked through"
+
+
+def test_a_palette_has_no_room_for_words() -> None:
+    image = Image.new("P", (80, 80))
+    image.putpalette(b"\x14\x96\x8c" + PLACE + bytes(3 * 255 - len(PLACE)))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    assert PLACE in file.getvalue()
+    photo = check_photo(file.getvalue())
+    assert PLACE not in photo.content
+    assert opened(photo).getpixel((40, 40)) == TEAL
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("PNG", "RGBA"), ("PNG", "RGB"), ("JPEG", "RGB"), ("PNG", "L"), ("MPO", "RGB")]
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_what_must_be_encoded_anew_and_is_very_large_is_halved(
+    kind: str, mode: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photos, "MAX_ENCODED_PIXELS", 200 * 300 - 1)
+    image = Image.new(mode, (200, 300), "black")
+    image.paste(Image.new(mode, (100, 300), "white"), (100, 0))
+    file = io.BytesIO()
+    image.save(file, kind, exif=exif(orientation))
+    small = opened(check_photo(file.getvalue()))
+    assert small.size == ((100, 150) if orientation == 1 else (150, 100))
+    black, white = ((20, 75), (80, 75)) if orientation == 1 else ((75, 20), (75, 80))
+    assert [small.convert("L").getpixel(where) for where in (black, white)] == [0, 255]
+    whole = picture("PNG", size=(200, 300))
+    assert check_photo(whole).content == whole, "what stays as it is keeps its size"
+    assert "128 a side at least" in refused(picture("PNG", size=(800, 100))).message
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_strips_leave_no_seams(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.linear_gradient("L").resize((90, 333)).convert("RGB")
+    file = io.BytesIO()
+    image.save(file, kind, exif=exif(3), **({} if kind == "PNG" else {"quality": 100}))
+    whole = opened(check_photo(file.getvalue()))
+    monkeypatch.setattr(photos, "_STRIP", 400)
+    assert opened(check_photo(file.getvalue())).tobytes() == whole.tobytes()
+    if kind == "PNG":
+        assert whole.tobytes() == image.transpose(Image.Transpose.ROTATE_180).tobytes()
+
+
+def test_a_large_webp_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photos, "MAX_WEBP_PIXELS", 200 * 120 - 1)
+    assert "23,999 pixels" in refused(picture("WEBP")).message
+    assert check_photo(picture("PNG"))
+
+
+_MEASURED = """
+import io, json, resource, sys, threading
+from PIL import Image
+from graph.photo_parts import is_nothing_more
+from graph.photos import check_photo
+
+def megabytes(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(name))
+
+content = open(sys.argv[1], "rb").read()
+check_photo(content)
+before, peak = megabytes("VmRSS:"), megabytes("VmHWM:")
+for _ in range(2):
+    threads = [threading.Thread(target=check_photo, args=(content,)) for _ in range(3)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+print(json.dumps({"before": before, "peak": megabytes("VmHWM:"), "after": megabytes("VmRSS:")}))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.parametrize("mode", ["RGBA", "RGB"])
+def test_photos_are_looked_at_one_at_a_time_and_the_memory_is_given_back(mode: str, tmp_path: Path) -> None:
+    """16 megapixels are 64 MB, in RGB and in RGBA."""
+    path = tmp_path / "large.png"
+    Image.new(mode, (4000, 4000), 0).save(path, compress_level=1)
+    command = [sys.executable, "-c", _MEASURED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
+    took = json.loads(done.stdout)
+    one = 64 * (3 if mode == "RGBA" else 1.5)  # what is read, what is made of it, and some more
+    assert took["peak"] - took["before"] < one
+    assert took["after"] - took["before"] < 32
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGBA"), ("PNG", "LA"), ("WEBP", "RGBA")])

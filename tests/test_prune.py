@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from graph.database import Database
@@ -290,6 +291,29 @@ async def test_what_was_left_half_written_goes_after_an_hour(studio: Sparklio, h
     assert young.exists()
     assert other.exists()
     assert (await studio.load("page")).result["brief"]
+
+
+async def test_locks_of_servers_that_are_gone_go_after_an_hour(studio: Sparklio, home: Path) -> None:
+    dead, held, young = (home / f"requests-{name}.lock" for name in ("dead", "held", "young"))
+    for path in (dead, held, young):
+        path.touch()
+    with FileLock(held):
+        for path in (dead, held):
+            grow_old(path, 0.1)
+        told = await studio.prune(keep=9, dry_run=True)
+        assert dead.exists()
+        done = await studio.prune(keep=9)
+    assert (told.leftovers, done.leftovers) == (1, 1)
+    assert [path.exists() for path in (dead, held, young)] == [False, True, True]
+
+
+async def test_what_a_server_keeps_is_counted(studio: Sparklio, home: Path) -> None:
+    (home / "jobs").mkdir()
+    names = ("requests.sqlite", "requests.sqlite-wal", "requests-a.lock", "jobs/a.json", "jobs/b.json", "jobs/c.lock")
+    for name in names:
+        (home / name).write_bytes(b"12345")
+    held = (await studio.prune(keep=9)).holds["server"]
+    assert (held.count, held.bytes) == (2, 30)
 
 
 async def test_rows_without_a_run_go(studio: Sparklio, home: Path) -> None:

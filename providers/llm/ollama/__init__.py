@@ -107,6 +107,11 @@ class OllamaProvider(ChatProvider[OllamaRequest]):
         """Whether each model is pulled, can chat, holds its ``num_ctx`` and fits the card where it is loaded."""
         return await self._library.diagnose(models)
 
+    async def models(self) -> list[dict[str, Any]]:
+        """``name`` with its tag and ``size`` in bytes of each installed model."""
+        installed = await self._library.list_models()
+        return [{"name": str(entry.get("name")), "size": int(entry.get("size") or 0)} for entry in installed]
+
     async def _on_cpu(self, model: str, meta: Mapping[str, Any]) -> bool:
         """Whether part of the model runs on the CPU, which Ollama does in silence where the card is too small.
 

@@ -53,6 +53,7 @@ __all__ = ["ComfyUIProvider"]
 logger = logging.getLogger(__name__)
 
 _Picture = tuple[Download, Look]
+_CHECKPOINTS = ("CheckpointLoaderSimple", "ckpt_name")  # the node that every server has, and its input
 _NAMESPACE = uuid.UUID("2f6f1b0e-7d0b-5a53-9a35-3c1d7a1f5f0c")
 
 
@@ -171,6 +172,11 @@ class ComfyUIProvider(ImageProvider):
     async def diagnose(self, wishes: Sequence[Options]) -> list[Finding]:
         """On the server first, then on the workflow of each wish: its file, its nodes, its model files."""
         return await Diagnosis(self._client, self.config.name, self._filled).findings(wishes)
+
+    async def models(self) -> list[dict[str, Any]]:
+        """``name`` of each checkpoint."""
+        names = await Diagnosis(self._client, self.config.name, self._filled).offered(*_CHECKPOINTS)
+        return [{"name": name} for name in names]
 
     async def aclose(self) -> None:
         await self._client.aclose()

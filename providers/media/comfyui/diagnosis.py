@@ -83,12 +83,12 @@ class Diagnosis:
         for node in graph.values():
             for name, wanted in node["inputs"].items():
                 if name in MODEL_FOLDERS and isinstance(wanted, str):
-                    there = await self._offered(node["class_type"], name)
+                    there = await self.offered(node["class_type"], name)
                     if wanted not in there:
                         found.append(_missing_file(wanted, MODEL_FOLDERS[name], there))
         return found
 
-    async def _offered(self, kind: str, name: str) -> list[str]:
+    async def offered(self, kind: str, name: str) -> list[str]:
         """The files that a loader may take: its own word first, because not every loader reads the usual folder."""
         info = await self._class(kind)
         return _choices(info or {}, name) or await self._client.models(MODEL_FOLDERS[name])

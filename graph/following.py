@@ -1,0 +1,112 @@
+"""Who follows a run: the log is the queue, and each reads on from where they are, at their own pace, in any process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from graph.event_log import EVENTS_FILE, EventReader
+from graph.events import Event
+from graph.store import RunStore, Status
+from providers.errors import UnknownNameError
+
+__all__ = ["Bells", "follow"]
+
+_POLL_S = 0.25
+_QUEUED_POLL_S = 2.0
+
+
+class Bells:
+    """Wakes those of this event loop who follow a run; where nobody does, nothing is kept."""
+
+    def __init__(self) -> None:
+        self._bells: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
+        self._driven: set[str] = set()
+
+    def bell(self, run_id: str) -> asyncio.Event:
+        """Set at the run's next event; all who follow it share one."""
+        return self._bells.setdefault(run_id, asyncio.Event())
+
+    def ring(self, run_id: str) -> None:
+        bell = self._bells.pop(run_id, None)
+        if bell is not None:
+            bell.set()
+
+    @contextmanager
+    def driving(self, run_id: str) -> Iterator[None]:
+        """While the block lasts the run is driven here, and all its events ring."""
+        self._driven.add(run_id)
+        self.ring(run_id)
+        try:
+            yield
+        finally:
+            self._driven.remove(run_id)
+            self.ring(run_id)
+
+    def is_driven(self, run_id: str) -> bool:
+        return run_id in self._driven
+
+    async def heard(self, run_id: str, bell: asyncio.Event, pause_s: float) -> None:
+        """Wait for the bell; a run that somebody else drives rings none, and is looked at again after ``pause_s``."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if self.is_driven(run_id) else pause_s):
+                await bell.wait()
+
+
+async def follow(store: RunStore, run_id: str, after: int, bells: Bells) -> AsyncGenerator[Event, None]:
+    """The events after number ``after``: those in the log, then those that come, until the run is over.
+
+    Its status is asked before the log is read on: whoever ends a run has written its last event by then. One that
+    stays queued is looked at ever less often, as many may wait for many, and who drives it here rings.
+
+    Raises:
+        StorageError: the log or the record cannot be read.
+    """
+    reader = EventReader(store.folder(run_id) / EVENTS_FILE, run_id, after)
+    standing, pause_s = _Standing(store, run_id, bells), 0.0
+    while True:
+        bell = bells.bell(run_id)  # before anything is looked at, so that nothing rings unheard
+        status = standing.status()
+        while (events := reader.read()) is not None:
+            for event in events:
+                yield event
+            await asyncio.sleep(0)  # a long log keeps nobody else of this event loop waiting
+        if status not in ("queued", "running"):
+            return
+        pause_s = min(pause_s + _POLL_S, _QUEUED_POLL_S) if status == "queued" else _POLL_S
+        await bells.heard(run_id, bell, pause_s)
+
+
+class _Standing:
+    """How a run stands. The record of one that is queued is read again only when it has been written anew."""
+
+    def __init__(self, store: RunStore, run_id: str, bells: Bells) -> None:
+        self._store, self._run_id, self._bells = store, run_id, bells
+        self._file = store.folder(run_id) / "run.json"
+        self._queued: tuple[int, int] | None = None
+
+    def status(self) -> Status:
+        """Cancelled, too, where it was deleted since."""
+        if self._bells.is_driven(self._run_id):
+            return "running"
+        stamp = _stamp(self._file)
+        if stamp is not None and stamp == self._queued:
+            return "queued"
+        try:
+            status = self._store.load(self._run_id).status
+        except UnknownNameError:
+            return "cancelled"
+        self._queued = stamp if status == "queued" else None
+        return status
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Another one once the file is written anew; None where reading it tells what is wrong."""
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
