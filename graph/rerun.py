@@ -16,7 +16,7 @@ from graph.flow import AGENTS
 from graph.inputs import BrandForm, ImageForm, ProductForm, check_numbers
 from graph.revision import SettledReview
 from graph.state import OUTPUT_KEYS
-from providers.errors import InputError, UnknownNameError, UsageError, nearest
+from providers.errors import InputError, RunUnfinishedError, UnknownNameError, UsageError, nearest
 from routing import artifacts
 from routing.contracts import Language
 
@@ -123,13 +123,13 @@ def seeded_state(plan: RerunPlan, state: Mapping[str, Any], changes: Mapping[str
     The calls of kept nodes stay, marked as cached.
 
     Raises:
-        UsageError: the parent is not finished and lacks what is to be kept.
+        RunUnfinishedError: the parent is not finished and lacks what is to be kept.
         InputError: a change does not fit the state.
     """
     rerun_writes = {key for name in plan.nodes for key in WRITES[name]}
     missing = [key for key in OUTPUT_KEYS if key not in rerun_writes and key not in state]
     if missing:
-        raise UsageError(f"the run has no {', '.join(missing)} yet", hint="`sparklio resume` it first")
+        raise RunUnfinishedError(f"the run has no {', '.join(missing)} yet", hint="let it end first, or resume it")
     kept = {key: value for key, value in state.items() if key not in rerun_writes and key != "calls"}
     kept = apply_changes(kept, changes)
     kept["calls"] = [call | {"cached": True} for call in state.get("calls", []) if call["node"] not in plan.nodes]

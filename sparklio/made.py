@@ -36,9 +36,7 @@ async def read_run(runs: Runs, run_id: str) -> Run:
     """As :meth:`sparklio.studio.Sparklio.load`."""
     record, result = await _result_of(runs, run_id)
     if result is None:
-        raise RunUnfinishedError(
-            f"run {run_id!r} is {record.status} and has no result", hint=f"`sparklio resume {run_id}`"
-        )
+        raise RunUnfinishedError(f"run {run_id!r} is {record.status} and has no result", hint=_hint(record))
     return Run(run_id, await runs.values(run_id), result, record.out / PAGE_FILE)
 
 
@@ -67,3 +65,9 @@ async def _result_of(runs: Runs, run_id: str) -> tuple[RunRecord, dict[str, Any]
         return record, await asyncio.to_thread(read_result, runs.store, run_id)
     except FileNotFoundError:
         return record, None
+
+
+def _hint(record: RunRecord) -> str:
+    if record.status in ("queued", "running"):
+        return "follow its events until it is finished"
+    return f"go on with it: `sparklio resume {record.run_id}`"

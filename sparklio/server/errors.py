@@ -169,7 +169,8 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def ours(request: Request, error: Exception) -> JSONResponse:
         if status_of(error) >= 500:
-            log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+            place = request.method, request.url.path, _request_id(request)
+            log.error("%s %s failed (request %s)", *place, exc_info=error)
         settings = request.app.state.settings
         return error_response(error, _request_id(request), settings.secrets, settings.home)
 

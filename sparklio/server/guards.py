@@ -105,7 +105,7 @@ class _Identity:
         try:
             await self._app(inner, receive, answer.send)
         except Exception as exc:
-            log.exception("%s %s failed", scope["method"], scope["path"])
+            log.exception("%s %s failed (request %s)", scope["method"], scope["path"], request_id)
             if not answer.started:  # else the server ends the connection, by which the client sees that some is missing
                 await error_response(exc, request_id, self._secrets)(inner, receive, answer.send)
 
