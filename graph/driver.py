@@ -15,7 +15,6 @@ from langchain_core.runnables import RunnableConfig
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from graph.event_log import EVENTS_FILE, EventLog, read_events
 from graph.events import Event, Events, EventType, Once, finished_node
 from graph.following import Bells
 from graph.history import calls_of, thread_config, values_of
@@ -79,7 +78,7 @@ class Driver:
 
     async def session(self, record: RunRecord) -> AsyncGenerator[Event, None]:
         run_id = record.run_id
-        with EventLog(self._log_file(run_id), run_id, lambda: self._bells.ring(run_id)) as event_log:
+        with self._store.event_log(run_id, lambda: self._bells.ring(run_id)) as event_log:
             events = Events(run_id, event_log)
             try:
                 await self._ready()
@@ -114,7 +113,7 @@ class Driver:
         resumed = events.told_before or bool(calls)
         record.status, record.error, record.finished_at = "running", None, None
         self._store.save(record)
-        told = read_events(self._log_file(record.run_id), record.run_id) if events.told_before else ()
+        told = self._store.events(record.run_id) if events.told_before else ()
         once = Once(told, calls)
         for call in once.untold:  # for who reads the log alone; who hears run_started is told there
             self._tell(events, "node_finished", call, call["node"])
@@ -135,9 +134,6 @@ class Driver:
                 key: mask_secrets(text, self._secrets) if isinstance(text, str) else text for key, text in data.items()
             }
         return events.make(event_type, data, node)
-
-    def _log_file(self, run_id: str) -> Path:
-        return self._store.folder(run_id) / EVENTS_FILE
 
     async def _stored_calls(self, record: RunRecord) -> list[NodeCall]:
         """What the run's own agents have come to so far; of one that was just booked, nothing."""

@@ -14,7 +14,7 @@ from typing import Any, Self
 from graph.events import Event
 from graph.sqlite import storage_errors
 
-__all__ = ["EVENTS_FILE", "EventLog", "EventReader", "read_events"]
+__all__ = ["EVENTS_FILE", "FileEventLog", "FileEventReader"]
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=st
 _encode_ascii = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
-class EventLog:
+class FileEventLog:
     """Takes the events of one session; its writer holds the run's lock, and so is the only one.
 
     Each is one write to the file, done when :meth:`append` returns. What the disk refuses is lost: it neither fails the
@@ -127,18 +127,7 @@ def _end_of(path: Path) -> tuple[int, bool]:
             length *= 2
 
 
-def read_events(path: Path, run_id: str, after: int = 0) -> Iterator[Event]:
-    """The events of a log whose number is greater than ``after``; none where there is no log.
-
-    Raises:
-        StorageError: the file cannot be read.
-    """
-    reader = EventReader(path, run_id, after)
-    while (events := reader.read()) is not None:
-        yield from events
-
-
-class EventReader:
+class FileEventReader:
     """Reads a log chunk by chunk. What stands behind the last newline is being written, or was broken off."""
 
     def __init__(self, path: Path, run_id: str, after: int) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from graph.rerun import NODES
 
 if TYPE_CHECKING:
-    from graph.event_log import EventLog
+    from graph.store import EventLog
 
 __all__ = ["Event", "EventType", "Events", "Once", "finished_node"]
 

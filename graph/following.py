@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Hashable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from weakref import WeakValueDictionary
 
-from graph.event_log import EVENTS_FILE, EventReader
 from graph.events import Event
 from graph.store import RunStore, Status
 from providers.errors import UnknownNameError
@@ -65,7 +63,7 @@ async def follow(store: RunStore, run_id: str, after: int, bells: Bells) -> Asyn
     Raises:
         StorageError: the log or the record cannot be read.
     """
-    reader = EventReader(store.folder(run_id) / EVENTS_FILE, run_id, after)
+    reader = store.event_reader(run_id, after)
     standing, pause_s = _Standing(store, run_id, bells), 0.0
     while True:
         bell = bells.bell(run_id)  # before anything is looked at, so that nothing rings unheard
@@ -85,14 +83,13 @@ class _Standing:
 
     def __init__(self, store: RunStore, run_id: str, bells: Bells) -> None:
         self._store, self._run_id, self._bells = store, run_id, bells
-        self._file = store.folder(run_id) / "run.json"
-        self._queued: tuple[int, int] | None = None
+        self._queued: Hashable | None = None
 
     def status(self) -> Status:
         """Cancelled, too, where it was deleted since."""
         if self._bells.is_driven(self._run_id):
             return "running"
-        stamp = _stamp(self._file)
+        stamp = self._store.stamp(self._run_id)
         if stamp is not None and stamp == self._queued:
             return "queued"
         try:
@@ -101,12 +98,3 @@ class _Standing:
             return "cancelled"
         self._queued = stamp if status == "queued" else None
         return status
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
-    """Another one once the file is written anew; None where reading it tells what is wrong."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns

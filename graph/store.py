@@ -1,33 +1,41 @@
-"""Runs on disk: ``<home>/runs/<id>/`` holds the run's record, logs and lock, and its result unless ``--out`` says
-where.
+"""What is kept of runs beside their checkpoints: records, locks, events, results. A store says where that is.
 
 A run's family is the run and its reruns ``<id>.2``, ``<id>.3``, ...
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, Self
 
-from filelock import FileLock, Timeout
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from graph.ownership import Ownership, held_elsewhere, owned
-from providers.errors import InputError, RunBusyError, RunExistsError, StorageError, UnknownNameError
+from graph.events import Event
+from providers.errors import InputError, RunExistsError, StorageError, UnknownNameError
 from routing.contracts import Mode, Stage
-from routing.image_store import make_folder, write_whole
 
-__all__ = ["InputFile", "Parent", "RunRecord", "RunStore", "Status"]
-
-log = logging.getLogger(__name__)
+__all__ = [
+    "EventLog",
+    "EventReader",
+    "InputFile",
+    "Parent",
+    "RunRecord",
+    "RunStore",
+    "Status",
+    "already_there",
+    "check_run_id",
+    "is_run_id",
+    "no_such_run",
+    "ordinal_of",
+    "root_of",
+]
 
 Status = Literal["queued", "running", "finished", "failed", "interrupted", "cancelled"]
 """Queued: booked by somebody who runs it later. Cancelled: stopped on purpose, and only a person goes on with it."""
@@ -35,7 +43,6 @@ Status = Literal["queued", "running", "finished", "failed", "interrupted", "canc
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}(\.[1-9][0-9]{0,5})?")
 _NEW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 _LISTED = 20
-_RESULTS = ("result.json", "page.html", "images", "events.jsonl")
 
 
 class Parent(BaseModel):
@@ -61,7 +68,8 @@ class RunRecord(BaseModel):
         out: folder of result.json, page.html and images/.
         spent_usd: what its calls cost so far, the failed ones too; None where a price is unknown.
         failed_usd: what of that went into calls without an answer, which the ledger does not know.
-        keeper: who goes on with it after a restart, "server"; None: nobody but a person.
+        keeper: who goes on with it after a restart, "server" or "workers"; None: nobody but a person.
+        batch: what it shares the workers with; each batch has the same share of them.
         request: the request that it was booked for, which no other run was.
     """
 
@@ -82,6 +90,7 @@ class RunRecord(BaseModel):
     failed_usd: float | None = 0.0
     error: dict[str, Any] | None = None
     keeper: str | None = None
+    batch: str | None = None
     request: str | None = None
 
     @property
@@ -101,21 +110,51 @@ class RunRecord(BaseModel):
         }
 
 
-class RunStore:
+class EventLog(Protocol):
+    """Takes the events of one session; its writer holds the run, and so is the only one.
+
+    What cannot be written is lost: it neither fails the run nor hides why it failed.
+    """
+
+    last: int
+    """The number of the latest event, be it of an earlier session; 0: there was none."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def append(self, event: Event) -> None:
+        """Keep an event, so that who follows the run finds it; from now on its number is not given out again."""
+
+    def sync(self) -> None:
+        """Have kept for good what was appended."""
+
+
+class EventReader(Protocol):
+    def read(self) -> list[Event] | None:
+        """The next events, which may be none; None: there are no more yet.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+
+
+class RunStore(ABC):
+    """
+    Args:
+        home: the data folder of this machine.
+    """
+
     def __init__(self, home: Path) -> None:
         self._runs = home / "runs"
-        self._held: dict[str, Ownership] = {}
 
     def folder(self, run_id: str) -> Path:
-        """The run's own folder, whether it exists or not.
+        """The run's folder on this machine, whether it exists or not: its log, and copies of its result.
 
         Raises:
             InputError: ``run_id`` is not an id, e.g. ``../../x``.
         """
-        if not _RUN_ID.fullmatch(run_id):
-            raise InputError(
-                f"{run_id!r} is not a run id", hint="letters, digits, - and _, at most 48; a rerun ends in .2, .3, ..."
-            )
+        check_run_id(run_id)
         return self._runs / run_id
 
     def new_id(self, wanted: str | None = None) -> str:
@@ -131,40 +170,8 @@ class RunStore:
 
     def next_member(self, run_id: str) -> str:
         """The id of the next rerun in the family of ``run_id``."""
-        root = _root(run_id)
-        folders = [path.name for path in self._runs.glob(f"{root}*")]
-        numbers = [_ordinal(name) for name in folders if _RUN_ID.fullmatch(name) and _root(name) == root]
-        return f"{root}.{max(numbers, default=1) + 1}"
-
-    def create(self, record: RunRecord) -> None:
-        """Make the run's folder and write its first record; a folder without a record is nobody's.
-
-        Raises:
-            RunExistsError: the id is taken.
-            StorageError: the data folder cannot be written.
-        """
-        try:
-            make_folder(self.folder(record.run_id))
-        except OSError as exc:
-            raise StorageError(
-                f"cannot write {self.folder(record.run_id)}: {exc.strerror or exc}",
-                hint="make the folder writable, or set SPARKLIO_HOME",
-            ) from exc
-        try:
-            with self._locked(record.run_id):
-                if self._file(record.run_id).exists():
-                    raise _exists(record.run_id)
-                self.clear(record.run_id)
-                self.save(record)
-        except RunBusyError as exc:
-            raise _exists(record.run_id) from exc
-
-    def discard(self, run_id: str) -> None:
-        """Take back a record that was just written, so that there is no such run."""
-        try:
-            self._file(run_id).unlink(missing_ok=True)
-        except OSError:
-            log.exception("the record of a run that was not booked stays", extra={"run_id": run_id})
+        root = root_of(run_id)
+        return f"{root}.{max(map(ordinal_of, self.members(root)), default=1) + 1}"
 
     def check_folder(self, folder: Path) -> None:
         """Make ``folder`` and see that it can be written, before anybody works for it.
@@ -179,33 +186,45 @@ class RunStore:
         if not os.access(folder, os.W_OK | os.X_OK):
             raise StorageError(f"cannot write {folder}: permission denied", hint="choose another --out")
 
-    def clear(self, run_id: str) -> None:
-        """Delete the result that an earlier run of this id has left in its folder, else the new one would show it.
+    @abstractmethod
+    def members(self, root: str) -> list[str]:
+        """The ids in the family whose first run is ``root``, in no order; those of broken bookings too."""
+
+    @abstractmethod
+    def create(self, record: RunRecord) -> None:
+        """Write the first record of a run.
 
         Raises:
-            StorageError: it cannot be deleted.
+            RunExistsError: the id is taken.
+            StorageError: it cannot be written.
         """
-        for path in (self.folder(run_id) / name for name in _RESULTS):
-            try:
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-            except OSError as exc:
-                raise StorageError(
-                    f"cannot delete {path}: {exc.strerror or exc}", hint="make the data folder writable"
-                ) from exc
 
+    @abstractmethod
+    def discard(self, run_id: str) -> None:
+        """Take back a record that was just written, so that there is no such run."""
+
+    @abstractmethod
+    def clear(self, run_id: str) -> None:
+        """Delete the result and events that an earlier run of this id has left, else the new one would show them.
+
+        Raises:
+            StorageError: they cannot be deleted.
+        """
+
+    @abstractmethod
+    def exists(self, run_id: str) -> bool:
+        """Whether there is a record of the run."""
+
+    @abstractmethod
     def save(self, record: RunRecord) -> None:
         """Write the record.
 
         Raises:
-            RunBusyError: we held the run, and another machine has taken it over: its record is not ours to write.
+            RunBusyError: we held the run, and somebody else has taken it over: its record is not ours to write.
             StorageError: it cannot be written.
         """
-        self.check_held(record.run_id)
-        write_whole(self._file(record.run_id), record.model_dump_json(indent=1).encode())
 
+    @abstractmethod
     def load(self, run_id: str) -> RunRecord:
         """The record of a run; one that says "running" but whose owner is gone is told as interrupted.
 
@@ -214,119 +233,113 @@ class RunStore:
         Raises:
             UnknownNameError: there is no such run; the latest ones are listed.
             InputError: not an id at all.
+            StorageError: it cannot be read.
         """
-        record = self.read(run_id)
-        if record.status == "running" and not self._is_held(run_id):
-            record.status = "interrupted"
-        return record
 
+    @abstractmethod
     def read(self, run_id: str) -> RunRecord:
         """The record as it was last written, whoever is running it; raises as :meth:`load` does."""
-        path = self._file(run_id)
-        if not path.is_file():
-            raise UnknownNameError("run", run_id, self._ids()[:_LISTED], hint="`sparklio runs` lists them")
-        try:
-            return RunRecord.model_validate_json(path.read_bytes())
-        except OSError as exc:
-            raise StorageError(f"cannot read {path}: {exc.strerror or exc}", hint="make it readable") from exc
-        except ValidationError as exc:
-            raise StorageError(f"{path} is damaged", hint="remove the run's folder") from exc
 
+    @abstractmethod
+    def stamp(self, run_id: str) -> Hashable | None:
+        """Another one once the record is written anew; None where reading it tells what is wrong."""
+
+    @abstractmethod
     def all(self) -> list[RunRecord]:
         """All runs whose record can be read, the latest first."""
-        records = self._readable(self._ids())
-        return sorted(records, key=lambda record: record.created_at, reverse=True)
 
+    @abstractmethod
     def family(self, run_id: str) -> list[RunRecord]:
-        """The run, its reruns and its parents, the first one first."""
-        self.load(run_id)
-        root = _root(run_id)
-        members = [member for member in self._ids(f"{root}*") if _root(member) == root]
-        return self._readable(sorted(members, key=_ordinal))
+        """The run, its reruns and its parents, the first one first; raises as :meth:`load` does."""
 
-    def _readable(self, run_ids: Iterable[str]) -> list[RunRecord]:
-        """One damaged record must not hide the others."""
-        records = []
-        for run_id in run_ids:
-            try:
-                records.append(self.load(run_id))
-            except StorageError as exc:
-                log.warning("%s", exc)
-        return records
-
-    @contextmanager
-    def lock(self, run_id: str) -> Iterator[None]:
-        """Hold the run. The lock is the operating system's: a dead owner's is free at once, but on another machine.
+    @abstractmethod
+    def lock(self, run_id: str) -> AbstractContextManager[None]:
+        """Hold the run while the block lasts.
 
         Raises:
             RunBusyError: another process holds it, here or on another machine.
         """
-        with self._locked(run_id), owned(self.folder(run_id)) as self._held[run_id]:
-            try:
-                yield
-            finally:
-                del self._held[run_id]
 
+    @abstractmethod
     def check_held(self, run_id: str) -> None:
         """Whoever holds the run asks before each step.
 
         Raises:
-            RunBusyError: another machine has taken it over, because this one slept.
+            RunBusyError: somebody else has taken it over, because this machine slept or was cut off.
         """
-        if run_id in self._held:
-            self._held[run_id].check()
 
-    @contextmanager
-    def _locked(self, run_id: str) -> Iterator[None]:
-        """The operating system's lock alone, for a moment's use."""
-        lock = FileLock(self.folder(run_id) / "lock", thread_local=False)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as exc:
-            raise RunBusyError(
-                f"run {run_id!r} is being run already", hint="wait for it to end, or stop it, then resume"
-            ) from exc
-        except OSError as exc:
-            raise StorageError(
-                f"cannot lock run {run_id!r}: {exc.strerror or exc}", hint="make the data folder writable"
-            ) from exc
-        try:
-            yield
-        finally:
-            lock.release()
+    @abstractmethod
+    def wants_cancel(self, run_id: str) -> bool:
+        """Whether somebody on another machine wants the run stopped that we hold."""
 
-    def _is_held(self, run_id: str) -> bool:
-        try:
-            with self._locked(run_id):
-                return held_elsewhere(self.folder(run_id)) is not None
-        except RunBusyError:
-            return True
+    @abstractmethod
+    def event_log(self, run_id: str, ring: Callable[[], None]) -> EventLog:
+        """Where the run's events go; ``ring`` is called after each."""
 
-    def _file(self, run_id: str) -> Path:
-        return self.folder(run_id) / "run.json"
+    @abstractmethod
+    def event_reader(self, run_id: str, after: int = 0) -> EventReader:
+        """Reads the run's events whose number is greater than ``after``; none where there is no such run."""
 
-    def _ids(self, pattern: str = "*") -> list[str]:
-        """Ids of all runs, or of those that fit a pattern, latest folder name first."""
-        if not self._runs.is_dir():
-            return []
-        found = (path.parent.name for path in self._runs.glob(f"{pattern}/run.json"))
-        return sorted((name for name in found if _RUN_ID.fullmatch(name)), reverse=True)
+    def events(self, run_id: str, after: int = 0) -> Iterator[Event]:
+        """The events so far whose number is greater than ``after``.
 
+        Raises:
+            StorageError: they cannot be read.
+        """
+        reader = self.event_reader(run_id, after)
+        while (events := reader.read()) is not None:
+            yield from events
 
-def _now() -> datetime:
-    """The local time: an id is read by people."""
-    return datetime.now().astimezone()
+    @abstractmethod
+    def save_result(self, run_id: str, content: bytes) -> None:
+        """Keep a finished run's result.json.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+
+    @abstractmethod
+    def read_result(self, run_id: str) -> bytes | None:
+        """What :meth:`save_result` kept; None where there is none.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
 
 
-def _exists(run_id: str) -> RunExistsError:
+def no_such_run(run_id: str, known: list[str]) -> UnknownNameError:
+    """``known`` are the ids that there are, the latest first."""
+    return UnknownNameError("run", run_id, known[:_LISTED], hint="`sparklio runs` lists them")
+
+
+def already_there(run_id: str) -> RunExistsError:
     return RunExistsError(
         f"run {run_id!r} exists already", hint=f"choose another --run-id, or `sparklio resume {run_id}`"
     )
 
 
-def _root(run_id: str) -> str:
+def check_run_id(run_id: str) -> None:
+    """Raises InputError for what is not an id, e.g. ``../../x``."""
+    if not is_run_id(run_id):
+        raise InputError(
+            f"{run_id!r} is not a run id", hint="letters, digits, - and _, at most 48; a rerun ends in .2, .3, ..."
+        )
+
+
+def is_run_id(text: str) -> bool:
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def root_of(run_id: str) -> str:
+    """The first run of the family."""
     return run_id.partition(".")[0]
 
 
-def _ordinal(run_id: str) -> int:
+def ordinal_of(run_id: str) -> int:
+    """The place in the family, 1 for its first run."""
     return int(run_id.partition(".")[2] or 1)
+
+
+def _now() -> datetime:
+    """The local time: an id is read by people."""
+    return datetime.now().astimezone()

@@ -53,14 +53,16 @@ class Setting:
         default: used when nobody says otherwise; None where there is none. Model names never stand here: their
             defaults stand in the packaged provider_config.yaml.
         kind: how the text is checked; ``seconds`` is a positive number, ``amount`` a number from 0,
-            ``count`` a whole number from 1, ``url`` an http(s) URL, ``words`` are separated by commas.
+            ``count`` a whole number from 1, ``url`` an http(s) URL, ``place`` a URL whose scheme is one of ``choices``,
+            ``words`` are separated by commas.
+        choices: of a ``choice`` its values, of a ``place`` its schemes.
         secret: masked wherever it is shown.
     """
 
     name: str
     help: str
     default: str | None = None
-    kind: Literal["text", "words", "url", "seconds", "amount", "count", "path", "model", "choice"] = "text"
+    kind: Literal["text", "words", "url", "seconds", "amount", "count", "path", "model", "choice", "place"] = "text"
     choices: tuple[str, ...] = ()
     secret: bool = False
 

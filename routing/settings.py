@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
+from urllib.parse import unquote, urlsplit
 
 from providers.base import ImageProvider, LLMProvider, ProviderConfig, Setting
 from providers.errors import ConfigError, UnknownNameError, nearest
@@ -44,6 +45,30 @@ CORE_SETTINGS = (
         "SPARKLIO_ENCRYPTION_KEY",
         "Encrypts what the database keeps: 32 bytes as base64 or 64 hex digits; none: nothing is.",
         secret=True,
+    ),
+    Setting(
+        "SPARKLIO_DATABASE_URL",
+        "PostgreSQL for the runs of several machines, postgresql://...; none: SQLite and files in SPARKLIO_HOME.",
+        kind="place",
+        choices=("postgresql", "postgres"),
+    ),
+    Setting(
+        "SPARKLIO_BROKER_URL",
+        "Redis, redis://..., by which workers are given the runs; none: whoever books a run drives it.",
+        kind="place",
+        choices=("redis", "rediss"),
+    ),
+    Setting(
+        "SPARKLIO_ARTIFACTS_URL",
+        "Where images and pages are kept: file:///shared/folder or s3://bucket/prefix; none: in SPARKLIO_HOME.",
+        kind="place",
+        choices=("file", "s3", "gs", "az"),
+    ),
+    Setting(
+        "SPARKLIO_MAX_DELIVERIES",
+        "How often a run is given to a worker that dies of it, before it is set apart as failed.",
+        "3",
+        kind="count",
     ),
     Setting("SPARKLIO_CONFIG", "The routing file.", "./provider_config.yaml", kind="path"),
     Setting("SPARKLIO_GATEWAY_URL", "Another Sparklio's server, whose gateways answer instead of our own.", kind="url"),
@@ -164,9 +189,24 @@ class Settings:
         return None if value is None else _key_bytes(value)
 
     @property
+    def database_url(self) -> str | None:
+        """PostgreSQL's URL; None: SQLite, and files in the data folder."""
+        return self.text("SPARKLIO_DATABASE_URL")
+
+    @property
+    def broker_url(self) -> str | None:
+        """Redis' URL; None: there are no workers."""
+        return self.text("SPARKLIO_BROKER_URL")
+
+    @property
+    def artifacts_url(self) -> str | None:
+        """Where images and pages are kept; None: in the data folder."""
+        return self.text("SPARKLIO_ARTIFACTS_URL")
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """Values that no log, event or answer may hold."""
-        return tuple(word for value in self.values.values() if value.setting.secret for word in value.words())
+        return tuple(secret for value in self.values.values() for secret in _secrets(value))
 
     def to_dict(self) -> dict[str, Any]:
         """What every face shows of the settings: each value with its source and what it hides, secrets masked."""
@@ -241,6 +281,11 @@ def load_settings(
     values["SPARKLIO_CONFIG"] = replace(values["SPARKLIO_CONFIG"], value=str(config_path))
     settings = Settings(values, config, config_path, folder, tuple(_doubts(values.values(), dotenv)))
     _ = settings.encryption_key  # refused here as any wrong value, not when the database is opened
+    if settings.broker_url and not settings.database_url:
+        raise ConfigError(
+            "SPARKLIO_BROKER_URL is set and SPARKLIO_DATABASE_URL is not: workers keep their runs in PostgreSQL",
+            hint="set SPARKLIO_DATABASE_URL=postgresql://user:password@host/database, or unset SPARKLIO_BROKER_URL",
+        )
     return settings
 
 
@@ -255,6 +300,15 @@ def mask(value: str | None, *, secret: bool = False) -> str | None:
     if separator and "@" in authority:
         return f"{scheme}://***@{rest[authority.rindex('@') + 1 :]}"
     return value
+
+
+def _secrets(value: Value) -> tuple[str, ...]:
+    """The value, or of a URL its password, as it is and as it stands there."""
+    if value.setting.secret:
+        return value.words()
+    if value.setting.kind == "place" and value.value and (password := urlsplit(value.value).password):
+        return tuple(dict.fromkeys((password, unquote(password))))
+    return ()
 
 
 def _words(setting: Setting, value: str | None) -> tuple[str, ...]:
@@ -347,6 +401,8 @@ def _check(setting: Setting, value: str, source: Source) -> None:
         problem = f"must be one of {', '.join(setting.choices)}"
     elif setting.kind == "url" and not is_http_url(value):
         problem = "must be an http:// or https:// URL"
+    elif setting.kind == "place" and value.partition("://")[0] not in setting.choices:
+        problem = f"must be a URL that begins with {' or '.join(f'{scheme}://' for scheme in setting.choices)}"
     elif setting.kind == "seconds" and not _is_number(value, lambda number: number > 0):
         problem = "must be a number of seconds above 0"
     elif setting.kind == "amount" and not _is_number(value, lambda number: number >= 0):

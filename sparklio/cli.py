@@ -329,10 +329,10 @@ def _run(words: list[str]) -> int:
 
 
 def _store() -> Any:
-    from graph.store import RunStore
+    from graph.run_files import FileRunStore
     from routing.settings import load_settings
 
-    return RunStore(load_settings().home)
+    return FileRunStore(load_settings().home)
 
 
 def _record(run_id: str) -> RunRecord:

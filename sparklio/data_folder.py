@@ -14,8 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from graph.database import Database
 from graph.ownership import OWNER_FILE
+from graph.run_files import FileRunStore
 from graph.sqlite import to_its_end
-from graph.store import RunStore
 from providers.errors import InputError
 from routing.image_store import ImageStore, PageStore
 from sparklio.disk_use import Holding, files_in, size_of
@@ -70,7 +70,7 @@ class DataFolder:
     def __init__(self, home: Path, images: Path, database: Database) -> None:
         self.home = home
         self.runs = home / "runs"
-        self.store = RunStore(home)
+        self.store = FileRunStore(home)
         self.images = ImageStore(images)
         self.pages = PageStore.beside(images)
         self.database = database

@@ -13,8 +13,9 @@ from graph.database import Database, open_database
 from graph.history import Point
 from graph.inputs import RunInput, load_input
 from graph.planning import Preview
+from graph.run_files import FileRunStore
 from graph.runs import Event, Runs
-from graph.store import RunRecord, RunStore
+from graph.store import RunRecord
 from nodes.context import Context
 from routing.contracts import Language, Mode, Stage
 from routing.gateways import Gateways, build_gateways
@@ -72,7 +73,7 @@ class Sparklio:
             stack.push_async_callback(gateways.aclose)
             path = self.settings.home / "checkpoints.sqlite"
             database = await stack.enter_async_context(open_database(path, self.settings.encryption_key))
-            store = RunStore(self.settings.home)
+            store = FileRunStore(self.settings.home)
             self._database, self._gateways = database, gateways
             self._runs = Runs(
                 store,

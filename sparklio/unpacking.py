@@ -20,7 +20,7 @@ from graph.long_texts import join, part
 from graph.photos import MAX_PHOTO_PIXELS
 from graph.rerun import NODES
 from graph.sqlite import Statement, to_its_end
-from graph.store import RunRecord, RunStore
+from graph.store import RunRecord, RunStore, check_run_id
 from graph.vault import PLAIN
 from providers.errors import ConfigError, InputError, RunExistsError, SparklioError
 from providers.pictures import MEDIA_TYPES as FORMATS
@@ -152,7 +152,7 @@ def _check_all(package: Package, database: Database) -> tuple[RunRecord, list[St
 
 
 def _check_new(store: RunStore, run_id: str) -> None:
-    if (store.folder(run_id) / "run.json").exists():
+    if store.exists(run_id):
         raise RunExistsError(
             f"run {run_id!r} exists here already, and nothing of it is overwritten",
             hint=f"look at it with `sparklio show {run_id}`; to replace it, remove its folder {store.folder(run_id)}",
@@ -164,9 +164,9 @@ def _record(package: Package) -> RunRecord:
     try:
         record = RunRecord.model_validate_json(package.read("run.json"))
         _Inputs.model_validate(record.inputs)
-        RunStore(Path()).folder(record.run_id)
+        check_run_id(record.run_id)
         if record.parent is not None:
-            RunStore(Path()).folder(record.parent.run_id)
+            check_run_id(record.parent.run_id)
     except (ValidationError, InputError) as exc:
         raise unfit(package.path, "its run.json is no record of a run") from exc
     if record.run_id != package.manifest.run_id:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres_server import PostgresServer, postgres_server
+from tests.redis_server import RedisServer, redis_server
 from tests.standins.anthropic import AnthropicStandIn
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.google import GoogleStandIn
@@ -17,6 +19,8 @@ from tests.standins.openai import OpenAIStandIn
 
 OURS = ("GENERATOR_", "GATEWAY_", "SPARKLIO_", "OLLAMA_", "COMFYUI_", "OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_")
 THEIRS = ("DALLE_", "NANOBANANA_", "LANGCHAIN_", "LANGSMITH_", "OTEL_", "RUN_")
+COVERAGE = "COVERAGE_PROCESS_CONFIG"
+"""Has each Python process that a test starts measured, which takes it about twice the time."""
 
 BRAND = {"name": "소리결", "industry": "음향기기"}
 PRODUCT = {
@@ -33,10 +37,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 @pytest.fixture(autouse=True)
-def _clean_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(OURS + THEIRS):
             monkeypatch.delenv(name)
+    if request.node.get_closest_marker("no_cover"):  # pytest-cov itself spares this process, not those it starts
+        monkeypatch.delenv(COVERAGE, raising=False)
     monkeypatch.chdir(tmp_path)
 
 
@@ -76,3 +82,22 @@ def live(ollama: OllamaStandIn, comfyui: ComfyUIStandIn, monkeypatch: pytest.Mon
     monkeypatch.setenv("GENERATOR_MODE", "live")
     monkeypatch.setenv("OLLAMA_BASE_URL", ollama.url)
     monkeypatch.setenv("COMFYUI_BASE_URL", comfyui.url)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One for all tests of this process; one that stops it, or stops it for a while, takes a server of its own."""
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(postgres: PostgresServer) -> str:
+    """An empty database."""
+    return postgres.new_database()
+
+
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server

@@ -91,7 +91,9 @@ def work(home: Path, settings: Mapping[str, str], run_id: str) -> None:
         del os.environ[name]
     patch = pytest.MonkeyPatch()  # of this process alone, and never undone
     patch.setattr("graph.runs.randbits", lambda bits: SEED)
-    patch.setattr("graph.store.RunStore.next_member", lambda store, of: RERUN)  # the dead leave gaps in the numbers
+    patch.setattr(
+        "graph.run_files.FileRunStore.next_member", lambda store, of: RERUN
+    )  # the dead leave gaps in the numbers
     patch.setattr("routing.attempts._BACKOFF", lambda state: 0.05)
     patch.setattr("providers.media.comfyui.ComfyUIProvider.patience", _QUICK)
     try:

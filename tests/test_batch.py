@@ -21,7 +21,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
-from graph.store import RunStore
+from graph.run_files import FileRunStore
 from providers.errors import InputError, StorageError
 from sparklio.batch import index, session
 from sparklio.batch.book import Job, Outcome
@@ -198,7 +198,7 @@ def test_a_table_in_cp949_with_a_photo_and_a_brand(sparklio: Shell) -> None:
     assert (body["batch"], body["finished"], body["folder"]) == ("신상품", 1, str(Path("site").absolute()))
     [run_id] = run_ids()
     assert re.fullmatch(r"batch-2-[0-9a-f]{12}", run_id)
-    record = RunStore(Path(".sparklio")).load(run_id)
+    record = FileRunStore(Path(".sparklio")).load(run_id)
     assert record.inputs["brand_input"]["name"] == BRAND["name"]
     assert record.inputs["image_input"]["photo"]
     [link] = Reader(Path("site/index.html")).links
@@ -273,7 +273,7 @@ def test_failures_can_be_mended_and_given_again(sparklio: Shell) -> None:
     (FOLDER / "failures.csv").rename("mended.csv")
     assert sparklio.json("batch", "mended.csv")["finished"] == 1
     [mended] = results(Path(".sparklio/batches/mended")).values()
-    record = RunStore(Path(".sparklio")).load(mended["run_id"])
+    record = FileRunStore(Path(".sparklio")).load(mended["run_id"])
     assert record.inputs["product_input"]["key_features"] == ["-42dB"]
     assert sparklio.json("batch", "many.csv")["finished"] == 2
     assert not (FOLDER / "failures.csv").exists()
@@ -335,7 +335,7 @@ def test_a_finished_run_without_its_result_is_a_failure(sparklio: Shell) -> None
 
 def test_a_cancelled_run_is_left_to_a_person(sparklio: Shell) -> None:
     sparklio.ok("batch", many("a"))
-    store = RunStore(Path(".sparklio"))
+    store = FileRunStore(Path(".sparklio"))
     (run_id,) = run_ids()
     record = store.load(run_id)
     record.status = "cancelled"
@@ -433,7 +433,7 @@ def until(moment: Callable[[], object], process: subprocess.Popen[str]) -> None:
 
 
 def records() -> list[str]:
-    store = RunStore(Path(".sparklio"))
+    store = FileRunStore(Path(".sparklio"))
     return sorted(store.read(path.parent.name).status for path in RUNS.glob("*/run.json"))
 
 
@@ -520,12 +520,12 @@ def test_memory_does_not_grow_with_the_rows(sparklio: Shell, monkeypatch: pytest
             return replace(before, status="failed", code=InputError.code, message="x" * 200)
         return replace(before, status="finished", score=90, approved=True, cost_usd=0.0, seconds=1.0)
 
-    def unlisted(self: RunStore) -> Any:
+    def unlisted(self: FileRunStore) -> Any:
         raise AssertionError("all runs were listed")
 
     monkeypatch.setattr(LocalMaker, "make", quick)
-    monkeypatch.setattr(RunStore, "all", unlisted)
-    monkeypatch.setattr(RunStore, "_ids", unlisted)
+    monkeypatch.setattr(FileRunStore, "all", unlisted)
+    monkeypatch.setattr(FileRunStore, "_ids", unlisted)
     table(*(product(f"p{number}") for number in range(2_000)))
     body = json.loads(sparklio("batch", "many.csv", "--json").stdout)
     assert (body["finished"], body["failed"], body["left"]) == (1_960, 40, 0)

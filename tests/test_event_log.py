@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 
 from graph import event_log, following
-from graph.event_log import EVENTS_FILE, EventLog, read_events
+from graph.event_log import EVENTS_FILE, FileEventLog, FileEventReader
 from graph.events import Event, Events, Once
 from graph.following import Bells
 from graph.inputs import RunInput
-from graph.store import RunRecord, RunStore
+from graph.run_files import FileRunStore
+from graph.store import RunRecord
 from providers.errors import InputError, RejectedError, RunBusyError, RunUnfinishedError, StorageError, UnknownNameError
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
@@ -80,11 +81,17 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / EVENTS_FILE
 
 
-def opened(path: Path) -> EventLog:
-    return EventLog(path, "page", lambda: None)
+def read_events(path: Path, run_id: str, after: int = 0) -> Iterator[Event]:
+    reader = FileEventReader(path, run_id, after)
+    while (events := reader.read()) is not None:
+        yield from events
 
 
-def told(log: EventLog, *words: str) -> list[Event]:
+def opened(path: Path) -> FileEventLog:
+    return FileEventLog(path, "page", lambda: None)
+
+
+def told(log: FileEventLog, *words: str) -> list[Event]:
     events = Events("page", log)
     return [events.make("token", {"text": word, "attempt": 1}, "brand") for word in words]
 
@@ -453,27 +460,27 @@ async def test_who_waits_for_a_queued_run_asks_ever_less_often_and_reads_its_rec
 ) -> None:
     pauses: list[float] = []
     read: list[str] = []
-    load = RunStore.load
+    load = FileRunStore.load
 
     async def heard(bells: Bells, run_id: str, bell: asyncio.Event, pause_s: float) -> None:
         pauses.append(pause_s)
         await asyncio.sleep(0)
 
-    def counted(store: RunStore, run_id: str) -> RunRecord:
+    def counted(store: FileRunStore, run_id: str) -> RunRecord:
         read.append(run_id)
         return load(store, run_id)
 
     async with Sparklio(mode="mock", home=tmp_path) as studio:
         record = await studio.runs.start(RunInput.parse(INPUTS), run_id="page", status="queued")
         monkeypatch.setattr(Bells, "heard", heard)
-        monkeypatch.setattr(RunStore, "load", counted)
+        monkeypatch.setattr(FileRunStore, "load", counted)
         waiting = asyncio.create_task(followed(studio))
         await soon(lambda: len(pauses) > 20)
         assert read == ["page"]
         assert pauses == sorted(pauses)
         assert (pauses[0], pauses[-1]) == (following._POLL_S, following._QUEUED_POLL_S)
         assert following._POLL_S < following._QUEUED_POLL_S
-        other = RunStore(tmp_path)
+        other = FileRunStore(tmp_path)
         with other.lock("page"):  # as another process does that takes it
             record.status = "running"
             other.save(record)
@@ -551,14 +558,14 @@ async def test_the_last_event_is_there_before_the_record_says_how_it_ended(
     live: None, ollama: OllamaStandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last: list[tuple[str, str]] = []
-    save = RunStore.save
+    save = FileRunStore.save
 
-    def watched(store: RunStore, record: RunRecord) -> None:
+    def watched(store: FileRunStore, record: RunRecord) -> None:
         events = list(read_events(store.folder(record.run_id) / EVENTS_FILE, record.run_id))
         last.append((record.status, events[-1]["type"] if events else ""))
         save(store, record)
 
-    monkeypatch.setattr(RunStore, "save", watched)
+    monkeypatch.setattr(FileRunStore, "save", watched)
     ollama.fail_always("status_400", task="StyleReview")
     async with Sparklio() as studio:
         with pytest.raises(RejectedError):
@@ -574,7 +581,7 @@ async def test_the_last_event_is_there_before_the_record_says_how_it_ended(
 async def test_a_follower_waits_between_the_last_event_and_the_record(tmp_path: Path) -> None:
     """As another process writes them: the event, then the record, then it lets the run go."""
     async with Sparklio(mode="mock", home=tmp_path) as studio:
-        store, other = studio.runs.store, RunStore(tmp_path)
+        store, other = studio.runs.store, FileRunStore(tmp_path)
         record = await studio.runs.start(RunInput.parse(INPUTS), run_id="page")
         with other.lock("page"), opened(store.folder("page") / EVENTS_FILE) as log:
             follower = asyncio.create_task(followed(studio))

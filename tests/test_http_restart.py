@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from graph.store import RunStore
+from graph.run_files import FileRunStore
 from tests.conftest import BRAND, PRODUCT
 from tests.killing import Call, Servers, Standing, check_whole, standing, visible
 from tests.serving import ServerProcess, server_process, serving
@@ -80,7 +80,7 @@ def answers(stands: list[Standing]) -> Counter[Call]:
 
 def check_end(home: Path, servers: Servers, number: int) -> None:
     """All runs are finished, each with one image, which was ordered and made once."""
-    assert {record.status for record in RunStore(home).all()} == {"finished"}
+    assert {record.status for record in FileRunStore(home).all()} == {"finished"}
     comfyui = servers.comfyui
     assert len(comfyui.accepted) == len(set(comfyui.accepted)) == number
     assert sorted(comfyui.executed) == sorted(comfyui.accepted)
@@ -128,7 +128,7 @@ async def test_a_stopped_server_s_runs_wait_for_the_next_one(tmp_path: Path, mom
             async with asyncio.timeout(60):
                 while len(servers.ollama.answered) < moment:  # noqa: ASYNC110  # it counts in a thread of its own
                     await asyncio.sleep(0.005)
-        left = Counter(record.status for record in RunStore(home).all())
+        left = Counter(record.status for record in FileRunStore(home).all())
         assert left["interrupted"] <= 4
         assert left.keys() <= {"finished", "interrupted", "queued"}
         assert left["queued"] + left["interrupted"] > 0

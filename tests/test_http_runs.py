@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from graph.store import RunStore
+from graph.run_files import FileRunStore
 from providers.errors import StorageError
 from sparklio import Sparklio
 from sparklio.server.errors import without_folder
@@ -81,7 +81,7 @@ async def test_a_run_from_its_start_to_its_page(tmp_path: Path) -> None:
             check_no_paths(answer, tmp_path)
     kept = json.loads((tmp_path / "runs/page/result.json").read_bytes())
     assert result.json() == {**kept, "image": {**kept["image"], "url": image["url"]}}
-    record = RunStore(tmp_path).load("page")
+    record = FileRunStore(tmp_path).load("page")
     assert record.keeper == "server"
 
 
@@ -133,7 +133,7 @@ async def test_what_is_wrong_is_told(tmp_path: Path) -> None:
             assert code(await client.post(f"{RUNS}/nobody/{name}")) == (404, "unknown_name")
         assert code(await client.post(f"{RUNS}/{run_id}/rerun", json={"start_at": "nobody"})) == (400, "unknown_name")
         assert code(await client.post(f"{RUNS}/{run_id}/cancel")) == (409, "conflict")
-        assert len(RunStore(tmp_path).all()) == 1
+        assert len(FileRunStore(tmp_path).all()) == 1
 
 
 @pytest.mark.parametrize("number", ["1180591620717411303424", "NaN", "-Infinity", "1e999"])
@@ -150,7 +150,7 @@ async def test_a_number_that_cannot_be_kept_is_refused_and_starts_nothing(tmp_pa
             for dry_run in (True, False):
                 wish = {"changes": changes, "dry_run": dry_run}
                 assert code(await post(f"{RUNS}/{run_id}/rerun", wish)) == (422, "bad_input")
-        assert len(RunStore(tmp_path).all()) == 1
+        assert len(FileRunStore(tmp_path).all()) == 1
 
 
 async def test_no_failure_tells_where_the_data_folder_lies(
@@ -173,13 +173,13 @@ async def test_no_failure_tells_where_the_data_folder_lies(
         events = await client.get(f"{RUNS}/{run_id}/events")
         assert "event: run_failed" in events.text
         with monkeypatch.context() as patch:
-            patch.setattr("graph.store.write_whole", full)
+            patch.setattr("graph.run_files.write_whole", full)
             refused = await client.post(RUNS, json=INPUT)
         assert code(refused) == (500, "storage")
         for answer in (await client.get(f"{RUNS}/{run_id}"), events, refused):
             check_no_paths(answer, home)
             assert "<data folder>/runs/" in answer.text
-        record = RunStore(home).load(run_id)
+        record = FileRunStore(home).load(run_id)
         assert record.error is not None
         assert str(home) in record.error["message"], "who may read the folder may know where it is"
     assert str(home) in caplog.text
@@ -241,7 +241,7 @@ async def test_the_list_follows_what_changes_on_the_disk(tmp_path: Path) -> None
         (tmp_path / "runs/damaged").mkdir()
         (tmp_path / "runs/damaged/run.json").write_text("{")
         (tmp_path / "runs/no run").mkdir()
-        store = RunStore(tmp_path)
+        store = FileRunStore(tmp_path)
         store.save(store.read("page").model_copy(update={"status": "running"}))
         assert await listed() == {"page": "interrupted"}
         with store.lock("page"):
@@ -331,7 +331,7 @@ async def test_beyond_its_bounds_the_server_says_429(tmp_path: Path, comfyui: Co
         assert len(refused) == 5
         assert {code(answer) for answer in refused} == {(429, "queue_full")}
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-        assert len(RunStore(tmp_path).all()) == 3
+        assert len(FileRunStore(tmp_path).all()) == 3
         comfyui.release()
         for answer in answers:
             if answer.status_code == 202:

@@ -710,7 +710,7 @@ async def test_a_torn_unpack_shows_nothing_and_can_be_repeated(
 
     async with Sparklio(home=tmp_path / "there") as there:
         with monkeypatch.context() as full:
-            for module in ("sparklio.unpacking", "routing.image_store", "graph.store"):
+            for module in ("sparklio.unpacking", "routing.image_store", "graph.run_files"):
                 full.setattr(f"{module}.write_whole", failing)
             with pytest.raises(StorageError, match="full"):
                 await there.unpack(good)

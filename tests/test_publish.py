@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from graph.store import RunRecord, RunStore
+from graph.run_files import FileRunStore
+from graph.store import RunRecord
 from providers.errors import StorageError
 from routing.image_store import ImageStore, write_whole
 from sparklio.publish import Publisher
 from tests.test_rerun import STATE
 
 
-def _record(tmp_path: Path, store: RunStore) -> RunRecord:
+def _record(tmp_path: Path, store: FileRunStore) -> RunRecord:
     record = RunRecord(run_id="page", mode="mock", seed=1, nodes=[], inputs=STATE, out=tmp_path / "out")
     store.create(record)
     return record
@@ -28,7 +29,7 @@ def _state(images: ImageStore) -> dict[str, Any]:
 
 
 async def test_the_clock_is_asked_when_page_and_images_are_in_place(tmp_path: Path) -> None:
-    images, store = ImageStore(tmp_path / "images"), RunStore(tmp_path)
+    images, store = ImageStore(tmp_path / "images"), FileRunStore(tmp_path)
     record = _record(tmp_path, store)
 
     def clock() -> int:
@@ -44,7 +45,7 @@ async def test_the_clock_is_asked_when_page_and_images_are_in_place(tmp_path: Pa
 
 
 async def test_the_page_stands_under_its_hash_and_is_copied_to_the_folders(tmp_path: Path) -> None:
-    images, store = ImageStore(tmp_path / "images"), RunStore(tmp_path)
+    images, store = ImageStore(tmp_path / "images"), FileRunStore(tmp_path)
     record = _record(tmp_path, store)
     published = await Publisher(images, store)(record, _state(images), lambda: 1)
     [page] = (tmp_path / "pages").iterdir()
@@ -57,7 +58,7 @@ async def test_the_page_stands_under_its_hash_and_is_copied_to_the_folders(tmp_p
 
 
 async def test_the_page_is_in_the_store_before_any_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images, store = ImageStore(tmp_path / "images"), RunStore(tmp_path)
+    images, store = ImageStore(tmp_path / "images"), FileRunStore(tmp_path)
     record, state = _record(tmp_path, store), _state(images)
     written: list[str] = []
 
@@ -73,7 +74,7 @@ async def test_the_page_is_in_the_store_before_any_result(tmp_path: Path, monkey
 
 
 async def test_an_image_that_is_gone_everywhere_says_how_to_make_it_again(tmp_path: Path) -> None:
-    store = RunStore(tmp_path)
+    store = FileRunStore(tmp_path)
     with pytest.raises(StorageError) as caught:
         await Publisher(ImageStore(tmp_path / "images"), store)(_record(tmp_path, store), STATE, lambda: 0)
     assert "--from vision" in caught.value.hint

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from graph.inputs import RunInput
+from graph.run_files import FileRunStore
 from graph.runs import Event, Runs
-from graph.store import RunRecord, RunStore, Status
+from graph.store import RunRecord, Status
 from providers.errors import ConflictError, QueueFullError, RunBusyError, StorageError, UnknownNameError, UsageError
 from sparklio import Sparklio
 from sparklio.server import runner as runner_module
@@ -240,12 +241,12 @@ async def test_a_damaged_record_does_not_stop_the_others(tmp_path: Path, gate: G
 class FullDisk:
     """While it is ``full`` no record can be written. ``refused`` counts how often that was tried."""
 
-    def __init__(self, save: Callable[[RunStore, RunRecord], None]) -> None:
+    def __init__(self, save: Callable[[FileRunStore, RunRecord], None]) -> None:
         self._save = save
         self.full = False
         self.refused = 0
 
-    def save(self, store: RunStore, record: RunRecord) -> None:
+    def save(self, store: FileRunStore, record: RunRecord) -> None:
         if self.full:
             self.refused += 1
             raise StorageError("no space left", hint="make room")
@@ -254,8 +255,8 @@ class FullDisk:
 
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
-    disk = FullDisk(RunStore.save)
-    monkeypatch.setattr(RunStore, "save", lambda store, record: disk.save(store, record))  # noqa: PLW0108  # a method
+    disk = FullDisk(FileRunStore.save)
+    monkeypatch.setattr(FileRunStore, "save", lambda store, record: disk.save(store, record))  # noqa: PLW0108  # a method
     return disk
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from graph.store import RunStore
+from graph.run_files import FileRunStore
 from routing.packaged_files import EXAMPLE_INPUT
 from sparklio import Run, Sparklio
 from sparklio.scaffold import told_example
@@ -99,7 +99,7 @@ def start() -> Iterator[Start]:
 
 
 def status(run_id: str = "page") -> str:
-    return RunStore(Path(".sparklio")).read(run_id).status
+    return FileRunStore(Path(".sparklio")).read(run_id).status
 
 
 def resumed(ollama: OllamaStandIn, run_id: str = "page") -> tuple[Run, dict[str, int]]:
@@ -311,13 +311,13 @@ async def signalled(self, *words):
 Publisher.__call__ = signalled
 """
 WAITING = """
-import graph.runs, graph.store
+import graph.runs, graph.run_files
 graph.runs._LEAVING_S = 60
-lock = graph.store.RunStore.lock
+lock = graph.run_files.FileRunStore.lock
 def tried(self, run_id):
     here()
     return lock(self, run_id)
-graph.store.RunStore.lock = tried
+graph.run_files.FileRunStore.lock = tried
 """
 KILL = "os.kill(os.getpid(), signal.SIGTERM)"
 
@@ -425,7 +425,7 @@ def in_a_terminal(start: Start, *words: str) -> tuple[Process, int]:
         process = start(
             "sh", "-c", command, os.ttyname(slave), start_new_session=True, stdout=None, stderr=None, stdin=None
         )
-        process.reached(lambda: RunStore(Path(".sparklio"))._file("page").exists())
+        process.reached(lambda: FileRunStore(Path(".sparklio"))._file("page").exists())
     finally:
         os.close(slave)
     return process, master

@@ -18,7 +18,8 @@ import pytest
 from graph import ownership
 from graph.inputs import RunInput
 from graph.ownership import OWNER_FILE
-from graph.store import RunRecord, RunStore
+from graph.run_files import FileRunStore
+from graph.store import RunRecord
 from providers.errors import RunBusyError, RunUnfinishedError, StorageError
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
@@ -30,14 +31,14 @@ SOON_S = 20.0
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> RunStore:
-    store = RunStore(tmp_path)
+def store(tmp_path: Path) -> FileRunStore:
+    store = FileRunStore(tmp_path)
     store.create(RunRecord(run_id="page", mode="mock", seed=1, nodes=["brand"], inputs={}, out=tmp_path))
     return store
 
 
 @pytest.fixture
-def owner_file(store: RunStore) -> Path:
+def owner_file(store: FileRunStore) -> Path:
     return store.folder("page") / OWNER_FILE
 
 
@@ -64,7 +65,7 @@ def soon(condition: Callable[[], object]) -> None:
 # held here
 
 
-def test_the_owner_is_told_while_the_run_is_held(store: RunStore, owner_file: Path) -> None:
+def test_the_owner_is_told_while_the_run_is_held(store: FileRunStore, owner_file: Path) -> None:
     assert not owner_file.exists()
     with store.lock("page"):
         owner = json.loads(owner_file.read_text(encoding="utf-8"))
@@ -75,24 +76,26 @@ def test_the_owner_is_told_while_the_run_is_held(store: RunStore, owner_file: Pa
     assert {path.name for path in owner_file.parent.iterdir()} == {"run.json", "lock"}
 
 
-def test_what_only_looks_leaves_no_trace(store: RunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_looks_leaves_no_trace(
+    store: FileRunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def told(folder: Path) -> Iterator[None]:
         raise AssertionError("nobody holds it")
 
-    monkeypatch.setattr("graph.store.owned", told)
+    monkeypatch.setattr("graph.run_files.owned", told)
     assert store.load("page").status == "interrupted"
     assert not owner_file.exists()
 
 
 @pytest.mark.usefixtures("fast_beats")
-def test_the_file_is_renewed_and_never_torn(store: RunStore, owner_file: Path) -> None:
+def test_the_file_is_renewed_and_never_torn(store: FileRunStore, owner_file: Path) -> None:
     with store.lock("page"):
         os.utime(owner_file, (0, 0))
         soon(lambda: json.loads(owner_file.read_bytes())["host"] and owner_file.stat().st_mtime > 1)
     assert not owner_file.exists()
 
 
-def test_no_thread_outlives_the_hold(store: RunStore) -> None:
+def test_no_thread_outlives_the_hold(store: FileRunStore) -> None:
     before = set(threading.enumerate())
     for _ in range(20):
         with store.lock("page"):
@@ -100,7 +103,7 @@ def test_no_thread_outlives_the_hold(store: RunStore) -> None:
     assert set(threading.enumerate()) == before
 
 
-def test_a_second_owner_on_this_machine_is_refused_by_the_lock(store: RunStore, owner_file: Path) -> None:
+def test_a_second_owner_on_this_machine_is_refused_by_the_lock(store: FileRunStore, owner_file: Path) -> None:
     with store.lock("page"):
         with pytest.raises(RunBusyError, match="being run already"), store.lock("page"):
             raise AssertionError("held twice")
@@ -109,7 +112,7 @@ def test_a_second_owner_on_this_machine_is_refused_by_the_lock(store: RunStore, 
 
 @pytest.mark.parametrize("left", [{"host": socket.gethostname()}, {"kernel": ownership._kernel() or "none"}])
 def test_what_a_killed_process_of_this_machine_left_is_no_owner(
-    store: RunStore, owner_file: Path, left: dict[str, Any]
+    store: FileRunStore, owner_file: Path, left: dict[str, Any]
 ) -> None:
     """Also of a container beside this one, which had a name of its own."""
     if "kernel" in left and ownership._kernel() is None:
@@ -123,7 +126,7 @@ def test_what_a_killed_process_of_this_machine_left_is_no_owner(
 # held elsewhere
 
 
-def test_a_run_that_another_machine_runs_is_busy_and_running(store: RunStore, owner_file: Path) -> None:
+def test_a_run_that_another_machine_runs_is_busy_and_running(store: FileRunStore, owner_file: Path) -> None:
     write(owner_file, age_s=50)
     before = owner_file.read_bytes()
     assert store.load("page").status == "running"
@@ -134,7 +137,7 @@ def test_a_run_that_another_machine_runs_is_busy_and_running(store: RunStore, ow
     assert {path.name for path in owner_file.parent.iterdir()} == {"run.json", "lock", OWNER_FILE}
 
 
-def test_a_machine_that_died_is_no_owner_after_a_minute(store: RunStore, owner_file: Path) -> None:
+def test_a_machine_that_died_is_no_owner_after_a_minute(store: FileRunStore, owner_file: Path) -> None:
     write(owner_file, age_s=70)
     assert store.load("page").status == "interrupted"
     with store.lock("page"):
@@ -144,7 +147,7 @@ def test_a_machine_that_died_is_no_owner_after_a_minute(store: RunStore, owner_f
 
 @pytest.mark.parametrize("skew_s", [-3600, 3600])
 def test_clocks_that_differ_do_no_harm(
-    store: RunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch, skew_s: float
+    store: FileRunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch, skew_s: float
 ) -> None:
     """Both times are the file server's; ours and the other machine's may be anything."""
     monkeypatch.setattr(ownership, "time", SimpleNamespace(time=lambda: time.time() + skew_s))
@@ -155,7 +158,7 @@ def test_clocks_that_differ_do_no_harm(
 
 
 @pytest.mark.parametrize("words", ["", "{", "[]", "{}", '"host"', '{"host": ""}', "\x00" * 30])
-def test_a_file_that_tells_nobody_is_nobody_s(store: RunStore, owner_file: Path, words: str) -> None:
+def test_a_file_that_tells_nobody_is_nobody_s(store: FileRunStore, owner_file: Path, words: str) -> None:
     owner_file.write_text(words, encoding="utf-8")
     assert store.load("page").status == "interrupted"
     with store.lock("page"):
@@ -164,7 +167,7 @@ def test_a_file_that_tells_nobody_is_nobody_s(store: RunStore, owner_file: Path,
 
 @pytest.mark.parametrize("leftover", [False, True])
 def test_a_claim_that_came_between_our_look_and_ours_stays(
-    store: RunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch, leftover: bool
+    store: FileRunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch, leftover: bool
 ) -> None:
     claim = ownership._claim
 
@@ -182,7 +185,7 @@ def test_a_claim_that_came_between_our_look_and_ours_stays(
 
 
 def test_of_two_machines_that_put_their_file_there_at_once_one_gets_it(
-    store: RunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch
+    store: FileRunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is there when we look; the other's appears while we write ours."""
     words = ownership._words
@@ -198,7 +201,7 @@ def test_of_two_machines_that_put_their_file_there_at_once_one_gets_it(
 
 
 def test_machines_that_race_for_a_leftover_never_hold_it_both(
-    store: RunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch
+    store: FileRunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two threads, each with a machine's name of its own, and no lock of the system between them."""
     me = threading.local()
@@ -231,7 +234,7 @@ def test_machines_that_race_for_a_leftover_never_hold_it_both(
 
 
 @pytest.mark.usefixtures("fast_beats")
-def test_who_took_over_while_we_slept_keeps_it(store: RunStore, owner_file: Path) -> None:
+def test_who_took_over_while_we_slept_keeps_it(store: FileRunStore, owner_file: Path) -> None:
     record = store.read("page")
     with store.lock("page"):
         store.save(record)
@@ -248,7 +251,7 @@ def test_who_took_over_while_we_slept_keeps_it(store: RunStore, owner_file: Path
 
 
 @pytest.mark.usefixtures("fast_beats")
-def test_a_file_that_somebody_took_away_is_put_back(store: RunStore, owner_file: Path) -> None:
+def test_a_file_that_somebody_took_away_is_put_back(store: FileRunStore, owner_file: Path) -> None:
     with store.lock("page"):
         owner_file.unlink()
         soon(owner_file.exists)
@@ -257,7 +260,7 @@ def test_a_file_that_somebody_took_away_is_put_back(store: RunStore, owner_file:
 
 
 @pytest.mark.usefixtures("fast_beats")
-def test_a_dead_machine_s_file_that_comes_late_takes_nothing(store: RunStore, owner_file: Path) -> None:
+def test_a_dead_machine_s_file_that_comes_late_takes_nothing(store: FileRunStore, owner_file: Path) -> None:
     with store.lock("page"):
         write(owner_file, age_s=70)
         soon(lambda: (ownership._read(owner_file) or {}).get("host") == socket.gethostname())
@@ -269,7 +272,7 @@ def test_a_dead_machine_s_file_that_comes_late_takes_nothing(store: RunStore, ow
 
 @pytest.mark.usefixtures("fast_beats")
 def test_beats_that_cannot_be_written_fail_no_run(
-    store: RunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: FileRunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
@@ -281,7 +284,7 @@ def test_beats_that_cannot_be_written_fail_no_run(
 
 
 def test_a_first_beat_that_cannot_be_written_fails_no_run(
-    store: RunStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: FileRunStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
@@ -292,7 +295,7 @@ def test_a_first_beat_that_cannot_be_written_fails_no_run(
 
 
 def test_a_file_that_cannot_be_removed_is_logged(
-    store: RunStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    store: FileRunStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object) -> bool:
         raise OSError(30, "Read-only file system")
@@ -303,7 +306,7 @@ def test_a_file_that_cannot_be_removed_is_logged(
 
 
 def test_a_file_server_that_hangs_keeps_nobody(
-    store: RunStore, monkeypatch: pytest.MonkeyPatch, fast_beats: None
+    store: FileRunStore, monkeypatch: pytest.MonkeyPatch, fast_beats: None
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
@@ -320,7 +323,7 @@ def test_a_file_server_that_hangs_keeps_nobody(
     soon(lambda: not any(thread.name == "heartbeat" for thread in threading.enumerate()))
 
 
-def test_a_folder_that_vanishes_while_it_is_held(store: RunStore, owner_file: Path) -> None:
+def test_a_folder_that_vanishes_while_it_is_held(store: FileRunStore, owner_file: Path) -> None:
     with store.lock("page"):
         for path in owner_file.parent.iterdir():
             path.unlink()
@@ -329,7 +332,7 @@ def test_a_folder_that_vanishes_while_it_is_held(store: RunStore, owner_file: Pa
 
 
 def test_a_clock_that_cannot_be_asked_of_the_server_is_our_own(
-    store: RunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch
+    store: FileRunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path) -> None:
         raise OSError(30, "Read-only file system")
@@ -342,14 +345,16 @@ def test_a_clock_that_cannot_be_asked_of_the_server_is_our_own(
 
 
 def test_a_file_that_cannot_be_read_fails_no_run(
-    store: RunStore, owner_file: Path, caplog: pytest.LogCaptureFixture
+    store: FileRunStore, owner_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     owner_file.mkdir()
     with store.lock("page"):
         assert "cannot read" in caplog.text
 
 
-def test_an_owner_that_leaves_while_we_look(store: RunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_owner_that_leaves_while_we_look(
+    store: FileRunStore, owner_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def left(owner: dict[str, Any]) -> bool:
         owner_file.unlink()
         return False
@@ -417,7 +422,7 @@ async def test_a_new_run_takes_no_earlier_one_s_result_for_its_own(tmp_path: Pat
         assert first.page_path.is_file()
 
 
-def test_a_link_among_what_is_left_leads_nowhere(store: RunStore, tmp_path: Path) -> None:
+def test_a_link_among_what_is_left_leads_nowhere(store: FileRunStore, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "x.png").write_bytes(b"x")
     (store.folder("page") / "images").symlink_to(tmp_path / "mine")
@@ -426,7 +431,7 @@ def test_a_link_among_what_is_left_leads_nowhere(store: RunStore, tmp_path: Path
     assert (tmp_path / "mine" / "x.png").is_file()
 
 
-def test_what_is_left_and_cannot_be_deleted_is_told(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_left_and_cannot_be_deleted_is_told(store: FileRunStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(30, "Read-only file system")
 

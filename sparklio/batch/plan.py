@@ -139,7 +139,7 @@ def record_of(store: RunStore, run_id: str) -> RunRecord | None:
     Raises:
         StorageError: it is damaged, or cannot be read.
     """
-    return store.load(run_id) if (store.folder(run_id) / "run.json").is_file() else None
+    return store.load(run_id) if store.exists(run_id) else None
 
 
 def finished_outcome(outcome: Outcome, store: RunStore, record: RunRecord, *, kept: bool) -> Outcome:

@@ -14,8 +14,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from graph.run_files import FileRunStore
 from graph.sqlite import storage_errors, to_its_end, until_done
-from graph.store import RunStore
 from providers.errors import RunBusyError, StorageError
 from routing.contracts import Stage
 from sparklio.batch.book import Book, Job, Outcome
@@ -92,7 +92,7 @@ def open_batch(studio: Sparklio, wish: Wish) -> Iterator[Session]:
         StorageError: a folder cannot be written.
     """
     table, name = open_table(wish.file), name_of_batch(wish.file)
-    forms, store = Forms(table.folder, wish.defaults), RunStore(studio.settings.home)
+    forms, store = Forms(table.folder, wish.defaults), FileRunStore(studio.settings.home)
     own = studio.settings.home.absolute() / "batches" / name
     folder = own if wish.out is None else wish.out.expanduser().absolute()
     key = Key(name, studio.settings.mode, wish.stage)
