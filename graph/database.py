@@ -1,92 +1,179 @@
-"""The one SQLite file (WAL) under the data folder: checkpoints and what calls came to. Strict about what it revives.
+"""The database of a data folder: checkpoints, what calls came to, long texts. A file of SQLite, or PostgreSQL by a URL.
 
-The table ``sparklio`` says how the file is laid out (``layout``, a number) and, where a key was ever set, holds a value
-encrypted with that key (``canary``), so that a wrong one is found at opening. A file without the table has layout 0.
+Both keep the same values in the same forms, strict about what they revive. Their SQL is one dialect: ``?`` for a value,
+``ON CONFLICT`` for what may be there already.
 """
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import aiosqlite
-from filelock import FileLock, Timeout
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
-from graph import long_texts
-from graph.long_texts import LongTexts, ThriftySaver
-from graph.sqlite import Sqlite, Statement, storage_errors
+from graph.long_texts import LongTexts, Thrifty
+from graph.sqlite import Statement
 from graph.vault import Vault
 from providers.errors import ConfigError, StorageError
 
-__all__ = ["SEALED", "Database", "open_database", "reseal_database"]
+__all__ = [
+    "SEALED",
+    "TABLES",
+    "URL_HINT",
+    "Database",
+    "Row",
+    "Serializer",
+    "check_key",
+    "in_order",
+    "open_database",
+    "reseal_database",
+    "resealed",
+    "serializer",
+]
 
-_LAYOUT = 1
-_BUSY_TIMEOUT_S = 30.0
-_ALONE_TIMEOUT_S = 2.0
-_MARKS = "CREATE TABLE IF NOT EXISTS sparklio (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
-_EFFECTS = """
-CREATE TABLE IF NOT EXISTS effects (
-    thread_id TEXT NOT NULL,
-    node TEXT NOT NULL,
-    ordinal INTEGER NOT NULL,
-    fingerprint TEXT NOT NULL,
-    form TEXT NOT NULL,
-    body BLOB NOT NULL,
-    PRIMARY KEY (thread_id, node, ordinal, fingerprint)
-) WITHOUT ROWID
+Row = tuple[Any, ...]
+
+TABLES: Mapping[str, Mapping[str, type]] = {
+    "texts": {"thread_id": str, "digest": str, "form": str, "body": bytes},
+    "checkpoints": {
+        "thread_id": str,
+        "checkpoint_ns": str,
+        "checkpoint_id": str,
+        "parent_checkpoint_id": str,
+        "type": str,
+        "checkpoint": bytes,
+        "metadata": bytes,
+    },
+    "writes": {
+        "thread_id": str,
+        "checkpoint_ns": str,
+        "checkpoint_id": str,
+        "task_id": str,
+        "task_path": str,
+        "idx": int,
+        "channel": str,
+        "type": str,
+        "value": bytes,
+    },
+    "effects": {
+        "thread_id": str,
+        "node": str,
+        "ordinal": int,
+        "fingerprint": str,
+        "form": str,
+        "body": bytes,
+    },
+}
+"""A run's rows as SQLite keeps them and as they travel; texts first, for values of the others refer to them.
+
+Parents of first checkpoints are NULL; nothing else is.
 """
+
+SEALED = {
+    "checkpoints": (("thread_id", "checkpoint_ns", "checkpoint_id"), "type", "checkpoint"),
+    "writes": (("thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"), "type", "value"),
+    "effects": (("thread_id", "node", "ordinal", "fingerprint"), "form", "body"),
+    "texts": (("thread_id", "digest"), "form", "body"),
+}
+"""The same tables: their key, the column of a value's form, the column of the value."""
+
+URL_HINT = "postgresql://user:password@host:5432/database"
+_URLS = ("postgresql://", "postgres://")
 _KEY_HINT = "set SPARKLIO_ENCRYPTION_KEY to the key that it was begun with, or SPARKLIO_HOME to another folder"
 
-Marks = dict[str, Any]
-"""The table ``sparklio``: values by name."""
 
-
-@dataclass(frozen=True)
-class Database:
-    """One connection for all: LangGraph's saver and our tables. SQLite has one writer, so everybody waits for its lock.
+class Database(ABC):
+    """LangGraph's saver and our tables, for one process and event loop.
 
     Attributes:
         saver: LangGraph's checkpointer.
         vault: how bytes are kept.
+        tables: those that hold rows of runs.
+        is_file: whether it lies in the data folder.
     """
 
-    saver: ThriftySaver
-    vault: Vault
+    tables: ClassVar[tuple[str, ...]]
+    is_file: ClassVar[bool]
+
+    def __init__(self, saver: Thrifty, vault: Vault) -> None:
+        self.saver = saver
+        self.vault = vault
 
     @property
     def texts(self) -> LongTexts:
         return self.saver.texts
 
-    @property
-    def sqlite(self) -> Sqlite:
-        return self.saver.sqlite
+    async def read(self, sql: str, values: Iterable[Any] = ()) -> list[Row]:
+        """All rows.
 
-    async def read(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
-        """As :meth:`Sqlite.read`."""
-        return await self.sqlite.read(sql, values)
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        return await self.saver.engine.read(sql, values)
 
     async def write(self, *statements: Statement) -> None:
-        """As :meth:`Sqlite.write`."""
-        await self.sqlite.write(*statements)
+        """Statements with their values, all in one transaction, or none of them. On PostgreSQL they may be executed
+        twice: what is there already must do no harm.
+
+        Raises:
+            StorageError: the database cannot be written.
+        """
+        await self.saver.engine.write(*statements)
 
     async def forget(self, run_id: str) -> None:
         """Delete all rows of a run, in one transaction.
 
         Raises:
-            StorageError: the file cannot be written.
+            StorageError: the database cannot be written.
         """
         self.texts.release(run_id)
-        await self.write(*((f"DELETE FROM {table} WHERE thread_id = ?", (run_id,)) for table in SEALED))  # noqa: S608
+        await self.write(*((f"DELETE FROM {table} WHERE thread_id = ?", (run_id,)) for table in self.tables))  # noqa: S608
+
+    async def run_ids(self) -> set[str]:
+        """Of all runs that have rows."""
+        every = [await self.read(f"SELECT DISTINCT thread_id FROM {table}") for table in self.tables]  # noqa: S608
+        return {row[0] for rows in every for row in rows}
+
+    @abstractmethod
+    async def measure(self, run_id: str) -> int:
+        """About how many bytes the rows of a run take."""
+
+    @abstractmethod
+    async def size(self) -> int:
+        """Bytes of the whole database."""
+
+    async def rows(self, table: str, run_id: str) -> list[Row]:
+        """A run's rows of one of :data:`TABLES`, in the order of their columns that are no bytes.
+
+        Raises:
+            StorageError: the database cannot be read.
+        """
+        columns = ", ".join(TABLES[table])
+        found = await self.read(f"SELECT {columns} FROM {table} WHERE thread_id = ?", (run_id,))  # noqa: S608
+        return in_order(table, found)
+
+    def insertions(self, table: str, rows: Iterable[Row]) -> list[Statement]:
+        """The statements that write such rows.
+
+        Raises:
+            ValueError: a row is nothing that this database could hold.
+        """
+        marks = ", ".join("?" for _ in TABLES[table])
+        sql = f"INSERT INTO {table} ({', '.join(TABLES[table])}) VALUES ({marks})"  # noqa: S608 - our own names
+        return [(sql, row) for row in rows]
 
 
-class _Serializer(EncryptedSerializer):
+def in_order(table: str, rows: Iterable[Row]) -> list[Row]:
+    """Sorted here, for each database has another opinion of what comes first."""
+    plain = [place for place, kind in enumerate(TABLES[table].values()) if kind is not bytes]
+    return sorted(rows, key=lambda row: [(row[place] is not None, row[place]) for place in plain])
+
+
+class Serializer(EncryptedSerializer):
     """LangGraph's, with a typed error for a value that nobody can read."""
 
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
@@ -95,206 +182,99 @@ class _Serializer(EncryptedSerializer):
         except (NotImplementedError, TypeError, ValueError) as exc:
             raise StorageError(
                 f"a value in the database is damaged: {exc}",
-                hint="put a copy of checkpoints.sqlite in its place, or start a new run",
+                hint="put a copy of the database in its place, or start a new run",
             ) from exc
 
 
-@asynccontextmanager
-async def open_database(path: Path, key: bytes | None = None) -> AsyncIterator[Database]:
-    """The one database of this process and event loop. The state is plain JSON, so nothing else is ever revived.
+def serializer(vault: Vault, kind: type[Serializer] = Serializer) -> Serializer:
+    """The state is plain JSON, so nothing else is ever revived.
 
-    Args:
-        path: the file; it and its folder are made where they are missing, an older layout is brought up to date.
-        key: 32 bytes that new values are encrypted with; None: they are not.
-
-    Raises:
-        StorageError: the file cannot be made, opened or written, or a newer version of Sparklio made it.
-        ConfigError: the file was begun with another key or needs one, or the package that encrypts is missing.
+    That is what LANGGRAPH_STRICT_MSGPACK=true makes the default. The variable is the host program's to set: LangGraph
+    reads it once, at its import, for every saver there is.
     """
-    vault = Vault(key)
-    async with AsyncExitStack() as stack:
-        with storage_errors(f"the database {path}"):
-            await asyncio.to_thread(_prepare, path, vault)
-            connection = await stack.enter_async_context(aiosqlite.connect(path, timeout=_BUSY_TIMEOUT_S))
-            # What LANGGRAPH_STRICT_MSGPACK=true makes the default. The variable is the host program's to set: LangGraph
-            # reads it once, at its import, for every saver there is.
-            serde = JsonPlusSerializer(pickle_fallback=False, allowed_msgpack_modules=None)
-            saver = ThriftySaver(connection, serde=_Serializer(vault, serde), vault=vault)
-            await saver.setup()
-            await connection.execute(
-                "PRAGMA synchronous=FULL"
-            )  # each commit is on the disk, whatever the build's default
-            # From here on nobody can change the key; somebody may have done it a moment ago.
-            async with connection.execute("SELECT name, value FROM sparklio") as rows:
-                _check({name: value async for name, value in rows}, vault, path)
-        try:
-            yield Database(saver, vault)
-        finally:
-            async with saver.lock:  # a write under way would leave its transaction, and so the database, locked
-                await connection.close()
+    return kind(vault, JsonPlusSerializer(pickle_fallback=False, allowed_msgpack_modules=None))
 
 
-# the layout
-
-
-def _prepare(path: Path, vault: Vault) -> None:
-    """Refuse what cannot be used, then make what is missing; nothing is written where nothing is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    marks = _look(path)
-    _check(marks, vault, path)
-    if not _is_complete(marks, vault):
-        with _alone_in_making(path), closing(_connect(path, _BUSY_TIMEOUT_S)) as connection:
-            _make(connection, vault, path)
-
-
-def _look(path: Path) -> Marks:
-    """The marks of a file that must not change for it: reading a WAL file as usual puts two files beside it.
-
-    Without a WAL the file holds everything and can be read as it lies. Somebody may be writing to it at that moment;
-    what is torn then is looked at again, as usual, before anything is made.
-    """
-    if not path.exists() or not path.stat().st_size:
-        return {}
-    as_it_lies = "" if path.with_name(f"{path.name}-wal").exists() else "&immutable=1"
-    uri = f"{path.absolute().as_uri()}?mode=ro{as_it_lies}"
-    with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as file:
-        return _marks(file)
-    return {}
-
-
-def _marks(connection: sqlite3.Connection) -> Marks:
-    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'sparklio'").fetchone():
-        return {}
-    return dict(connection.execute("SELECT name, value FROM sparklio").fetchall())
-
-
-def _is_complete(marks: Marks, vault: Vault) -> bool:
-    return "layout" in marks and ("canary" in marks or not vault.encrypts)
-
-
-def _check(marks: Marks, vault: Vault, path: Path) -> None:
-    """Raises StorageError for a layout, ConfigError for a key that does not fit."""
-    layout = marks.get("layout", 0)
-    if not isinstance(layout, int) or layout > _LAYOUT:
-        raise StorageError(
-            f"the database {path} has layout {layout!r}, and this version of Sparklio knows {_LAYOUT} at most",
-            hint="install a newer sparklio, or set SPARKLIO_HOME to another folder",
-        )
+def check_key(marks: Mapping[str, Any], vault: Vault, what: str) -> None:
+    """Raises ConfigError where ``what``, which holds these marks, was begun with another key or needs one."""
     if "canary" not in marks:
         return
     if not vault.encrypts:
-        raise ConfigError(f"the database {path} is encrypted, and there is no key", hint=_KEY_HINT)
+        raise ConfigError(f"{what} is encrypted, and there is no key", hint=_KEY_HINT)
     if not vault.fits(marks["canary"]):
-        raise ConfigError(f"the database {path} is encrypted with another key", hint=_KEY_HINT)
+        raise ConfigError(f"{what} is encrypted with another key", hint=_KEY_HINT)
 
 
-def _make(connection: sqlite3.Connection, vault: Vault, path: Path) -> None:
-    _check(_marks(connection), vault, path)
-    connection.execute("PRAGMA journal_mode=WAL")
-    with _transaction(connection):
-        connection.execute(_MARKS)
-        connection.execute(_EFFECTS)
-        connection.execute(long_texts.TABLE)
-        connection.execute("INSERT OR IGNORE INTO sparklio VALUES ('layout', ?)", (_LAYOUT,))
-        _write_canary(connection, vault)
-    _check(_marks(connection), vault, path)
-
-
-def _write_canary(connection: sqlite3.Connection, vault: Vault) -> None:
-    if vault.encrypts:
-        connection.execute("INSERT OR IGNORE INTO sparklio VALUES ('canary', ?)", (vault.canary(),))
-
-
-@contextmanager
-def _alone_in_making(path: Path) -> Iterator[None]:
-    """SQLite refuses, rather than waits, where two make a new file a WAL file at once."""
-    try:
-        with FileLock(f"{path}.lock", timeout=_BUSY_TIMEOUT_S):
-            yield
-    except Timeout as exc:
-        raise StorageError(
-            f"another process has been making the database {path} for {_BUSY_TIMEOUT_S:.0f} s",
-            hint="wait for it to end, or stop it, then try again",
-        ) from exc
-
-
-def _connect(path: Path, timeout_s: float) -> sqlite3.Connection:
-    """A connection that begins no transaction of its own accord."""
-    return sqlite3.connect(path, timeout=timeout_s, isolation_level=None)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
-
-
-# another key
-
-SEALED = {
-    "checkpoints": (("thread_id", "checkpoint_ns", "checkpoint_id"), "type", "checkpoint"),
-    "writes": (("thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"), "type", "value"),
-    "effects": (("thread_id", "node", "ordinal", "fingerprint"), "form", "body"),
-    "texts": (("thread_id", "digest"), "form", "body"),
-}
-"""Tables of runs: their key, the column of a value's form, the column of the value."""
-
-
-async def reseal_database(path: Path, *, old_key: bytes | None, key: bytes | None) -> None:
-    """Rewrite all values under ``key``, in one transaction, so that a key is turned on, changed or (None) turned off.
-
-    What the file held before is gone from it and from its WAL afterwards. Broken off, it can be repeated.
-
-    Raises:
-        StorageError: somebody works with the file, it cannot be written, or a value in it cannot be read.
-        ConfigError: ``old_key`` is not the file's, or the package that encrypts is missing.
-    """
-    async with open_database(path, old_key):  # refuses a wrong key, and makes what is missing
-        pass
-    with storage_errors(f"the database {path}"):
-        await asyncio.to_thread(_reseal, path, Vault(old_key), Vault(key))
-
-
-def _reseal(path: Path, old: Vault, new: Vault) -> None:
-    with closing(_connect(path, _ALONE_TIMEOUT_S)) as connection:
-        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-        _check(_marks_alone(connection, path), old, path)
-        with _transaction(connection):
-            for table in SEALED:
-                _reseal_table(connection, table, old, new)
-            connection.execute("DELETE FROM sparklio WHERE name = 'canary'")
-            _write_canary(connection, new)
-        connection.execute("VACUUM")  # free pages hold what was there before
-
-
-def _marks_alone(connection: sqlite3.Connection, path: Path) -> Marks:
-    """Others would go on writing with the key that they were opened with."""
-    try:
-        return _marks(connection)
-    except sqlite3.OperationalError as exc:
-        if exc.sqlite_errorcode != sqlite3.SQLITE_BUSY:
-            raise
-        raise StorageError(
-            f"the database {path} is in use", hint="stop every run in this data folder, then try again"
-        ) from exc
-
-
-def _reseal_table(connection: sqlite3.Connection, table: str, old: Vault, new: Vault) -> None:
-    names, form, value = SEALED[table]
-    this_row = " AND ".join(f"{name} = ?" for name in names)
-    for key in connection.execute(f"SELECT {', '.join(names)} FROM {table}").fetchall():  # noqa: S608  # names of our own
-        [row] = connection.execute(f"SELECT {form}, {value} FROM {table} WHERE {this_row}", key)  # noqa: S608
-        new_row = _resealed(row, old, new, typed=form == "type")
-        connection.execute(f"UPDATE {table} SET {form} = ?, {value} = ? WHERE {this_row}", (*new_row, *key))  # noqa: S608
-
-
-def _resealed(row: tuple[str, bytes], old: Vault, new: Vault, *, typed: bool) -> tuple[str, bytes]:
-    """LangGraph's values have a type before their form, and had nothing else before layout 1."""
+def resealed(row: tuple[str, bytes], old: Vault, new: Vault, *, typed: bool) -> tuple[str, bytes]:
+    """A form and a value under another key. LangGraph's values have a type before their form, and had nothing else
+    before layout 1."""
     kind, _, form = row[0].partition("+") if typed else ("", "", row[0])
     form, value = new.encrypt(old.decrypt(form, row[1]) if form else row[1])
     return f"{kind}+{form}" if typed else form, value
+
+
+def _is_server(place: Path | str) -> bool:
+    """Raises ConfigError for the URL of another kind of database; it is not shown, for it may hold a password."""
+    if isinstance(place, str) and not place.startswith(_URLS):
+        raise ConfigError("SPARKLIO_DATABASE_URL is no URL of a PostgreSQL database", hint=URL_HINT)
+    return isinstance(place, str)
+
+
+@asynccontextmanager
+async def open_database(place: Path | str, key: bytes | None = None) -> AsyncIterator[Database]:
+    """The one database of this process and event loop.
+
+    Args:
+        place: the path of a file of SQLite; it and its folder are made where they are missing, an older layout is
+            brought up to date. Or, as a text, the URL of a database of PostgreSQL, whose tables are made likewise.
+        key: 32 bytes that new values are encrypted with; None: they are not.
+
+    Raises:
+        StorageError: it cannot be made, opened or written, or a newer version of Sparklio made it.
+        ConfigError: it was begun with another key or needs one, or a package is missing.
+    """
+    async with _opening(place, key) as database:
+        yield database
+
+
+def _opening(place: Path | str, key: bytes | None) -> AbstractAsyncContextManager[Database]:
+    """Each kind is imported by who uses it, so that nobody needs the packages of the other."""
+    if _is_server(place):
+        with _extra():
+            from graph.postgres_database import open_postgres
+
+        return open_postgres(str(place), key)
+    from graph.sqlite_database import open_sqlite
+
+    return open_sqlite(Path(place), key)
+
+
+async def reseal_database(place: Path | str, *, old_key: bytes | None, key: bytes | None) -> None:
+    """Rewrite all values under ``key``, in one transaction, so that a key is turned on, changed or (None) turned off.
+
+    Broken off, it can be repeated. What a file held before is gone from it and from its WAL afterwards; a server's
+    backups and archived WAL are its own matter.
+
+    Raises:
+        StorageError: somebody works with it, it cannot be written, or a value in it cannot be read.
+        ConfigError: ``old_key`` is not its key, or a package is missing.
+    """
+    if _is_server(place):
+        with _extra():
+            from graph.postgres_database import reseal_postgres
+
+        return await reseal_postgres(str(place), old_key, key)
+    from graph.sqlite_database import reseal_sqlite
+
+    return await reseal_sqlite(Path(place), old_key, key)
+
+
+@contextmanager
+def _extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as exc:
+        raise ConfigError(
+            f"SPARKLIO_DATABASE_URL is set, and the package {exc.name} is not installed",
+            hint="pip install 'sparklio[distributed]'",
+        ) from exc

@@ -32,9 +32,12 @@ A = TypeVar("A", LLMAnswer, ImageAnswer)
 _REQUESTS: dict[str, TypeAdapter[Any]] = {"chat": TypeAdapter(LLMRequest), "image": TypeAdapter(ImageRequest)}
 _ANSWERS: dict[str, TypeAdapter[Any]] = {"chat": TypeAdapter(LLMAnswer), "image": TypeAdapter(ImageAnswer)}
 
-_READ = "SELECT node, ordinal, form, body FROM effects WHERE thread_id = ?"
+_READ = "SELECT node, ordinal, form, body FROM effects WHERE thread_id = ? ORDER BY node, ordinal, fingerprint"
 _DELETE = "DELETE FROM effects WHERE thread_id = ? AND node = ? AND ordinal = ? AND fingerprint = ?"
-_WRITE = "INSERT OR REPLACE INTO effects (thread_id, node, ordinal, fingerprint, form, body) VALUES (?, ?, ?, ?, ?, ?)"
+_WRITE = """
+INSERT INTO effects (thread_id, node, ordinal, fingerprint, form, body) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (thread_id, node, ordinal, fingerprint) DO UPDATE SET form = excluded.form, body = excluded.body
+"""
 
 
 @dataclass(frozen=True)

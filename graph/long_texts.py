@@ -7,19 +7,18 @@ text is ever taken for a reference.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeVar
 
-import aiosqlite
-from langgraph.checkpoint.base import CheckpointTuple
-from langgraph.checkpoint.serde.base import SerializerProtocol
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 
-from graph.sqlite import Sqlite
+from graph.sqlite import Statement
 from graph.vault import Vault
 from providers.errors import StorageError
 
-__all__ = ["TABLE", "LongTexts", "ThriftySaver", "join", "part"]
+__all__ = ["TABLE", "Engine", "LongTexts", "Thrifty", "join", "part"]
+
+T = TypeVar("T")
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS texts (
@@ -83,11 +82,19 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
+class Engine(Protocol):
+    """What executes the statements of a database, see :class:`graph.database.Database`."""
+
+    async def read(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]: ...
+
+    async def write(self, *statements: Statement) -> None: ...
+
+
 class LongTexts:
     """The table ``texts`` of the database."""
 
-    def __init__(self, sqlite: Sqlite, vault: Vault) -> None:
-        self._sqlite = sqlite
+    def __init__(self, engine: Engine, vault: Vault) -> None:
+        self._engine = engine
         self._vault = vault
         self._kept: set[tuple[str, str]] = set()
 
@@ -96,9 +103,9 @@ class LongTexts:
         lean, texts = part(value)
         new = [reference for reference in texts if (run_id, reference) not in self._kept]
         if new:
-            sql = "INSERT OR IGNORE INTO texts VALUES (?, ?, ?, ?)"
+            sql = "INSERT INTO texts VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
             rows = [(run_id, key.removeprefix(_MARK), *self._vault.encrypt(_encoded(texts[key]))) for key in new]
-            await self._sqlite.write(*((sql, row) for row in rows))
+            await self._engine.write(*((sql, row) for row in rows))
             self._kept.update((run_id, reference) for reference in new)
         return lean
 
@@ -110,14 +117,14 @@ class LongTexts:
         """
         if not _has_reference(value):
             return value
-        found = await self._sqlite.read("SELECT digest, form, body FROM texts WHERE thread_id = ?", (run_id,))
+        found = await self._engine.read("SELECT digest, form, body FROM texts WHERE thread_id = ?", (run_id,))
         try:
             texts = {_MARK + digest: _decoded(self._vault.decrypt(form, body)) for digest, form, body in found}
             return join(value, texts)
         except (KeyError, ValueError) as exc:
             raise StorageError(
                 f"a long text of run {run_id!r} is missing or damaged: {exc}",
-                hint="put a copy of checkpoints.sqlite in its place, or start a new run",
+                hint="put a copy of the database in its place, or start a new run",
             ) from exc
 
     def release(self, run_id: str) -> None:
@@ -125,36 +132,59 @@ class LongTexts:
         self._kept = {kept for kept in self._kept if kept[0] != run_id}
 
 
-class ThriftySaver(AsyncSqliteSaver):
-    """LangGraph's saver, with long texts kept once a run."""
+class Thrifty(BaseCheckpointSaver[str]):
+    """What makes a saver of LangGraph's keep long texts once a run; stands before it among the bases of a class.
 
-    def __init__(self, connection: aiosqlite.Connection, *, serde: SerializerProtocol, vault: Vault) -> None:
-        super().__init__(connection, serde=serde)
-        self.sqlite = Sqlite(connection, self.lock)
-        self.texts = LongTexts(self.sqlite, vault)
+    Attributes:
+        engine: the database that it saves in.
+        texts: the long texts there.
+    """
+
+    engine: Engine
+    texts: LongTexts
+
+    async def written(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do a write of LangGraph's in the way of the database."""
+        raise NotImplementedError
+
+    async def looked_up(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The same for what it reads."""
+        raise NotImplementedError
 
     async def aput(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
         lean = await self.texts.fold(_run_of(config), checkpoint)
-        return await self.sqlite.foreign_write(super().aput(config, lean, metadata, new_versions))
+        put = super().aput
+        return await self.written(lambda: put(config, lean, metadata, new_versions))
 
     async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
         lean = await self.texts.fold(_run_of(config), [list(write) for write in writes])
         named = [(channel, value) for channel, value in lean]
-        await self.sqlite.foreign_write(super().aput_writes(config, named, task_id, task_path))
+        put = super().aput_writes
+        await self.written(lambda: put(config, named, task_id, task_path))
 
     async def aget_tuple(self, config: Any) -> CheckpointTuple | None:
-        found = await super().aget_tuple(config)
+        get = super().aget_tuple
+        found = await self.looked_up(lambda: get(config))
         return await self._whole(found) if found else None
 
     async def alist(self, config: Any, **wishes: Any) -> AsyncIterator[CheckpointTuple]:
-        stored = [found async for found in super().alist(config, **wishes)]  # it holds the lock until its end
-        for found in stored:
+        for found in await self.lean_list(config, **wishes):
             yield await self._whole(found)
+
+    async def lean_list(self, config: Any, **wishes: Any) -> list[CheckpointTuple]:
+        """As :meth:`alist`, with references where long texts were."""
+        listed = super().alist
+
+        async def whole() -> list[CheckpointTuple]:  # it holds the lock until its end
+            return [found async for found in listed(config, **wishes)]
+
+        return await self.looked_up(whole)
 
     async def adelete_thread(self, thread_id: str) -> None:
         self.texts.release(thread_id)
-        await self.sqlite.foreign_write(super().adelete_thread(thread_id))
-        await self.sqlite.write(("DELETE FROM texts WHERE thread_id = ?", (thread_id,)))
+        delete = super().adelete_thread
+        await self.written(lambda: delete(thread_id))
+        await self.engine.write(("DELETE FROM texts WHERE thread_id = ?", (thread_id,)))
 
     async def _whole(self, found: CheckpointTuple) -> CheckpointTuple:
         stored = {"checkpoint": found.checkpoint, "writes": [list(write) for write in found.pending_writes or []]}

@@ -12,6 +12,7 @@ from pathlib import Path
 from langgraph.config import get_config
 
 from providers.errors import StorageError
+from routing.image_store import make_folder
 from routing.logs import LOGGERS, MaskingFormatter
 
 __all__ = ["run_log"]
@@ -72,6 +73,7 @@ def run_log(path: Path, run_id: str, secrets: Iterable[str]) -> Iterator[None]:
         StorageError: the file cannot be written.
     """
     try:
+        make_folder(path.parent)
         handler = _RunFile(path, encoding="utf-8")
     except OSError as exc:
         raise StorageError(

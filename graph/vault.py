@@ -118,5 +118,5 @@ def _unpacked(packed: bytes) -> bytes:
 
 def _damaged() -> StorageError:
     return StorageError(
-        "a value in the database is damaged", hint="put a copy of checkpoints.sqlite in its place, or start a new run"
+        "a value in the database is damaged", hint="put a copy of the database in its place, or start a new run"
     )

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection
 from typing import Any
 
-from graph.database import SEALED, Database
+from graph.database import SEALED, TABLES, Database, Row
 from graph.vault import PLAIN
 
 __all__ = [
     "TABLES",
-    "columns_of",
+    "Row",
     "form_of",
     "image_names",
-    "insertions",
     "key_of",
     "plain",
     "read_rows",
@@ -25,53 +24,11 @@ __all__ = [
     "to_row",
 ]
 
-Row = tuple[Any, ...]
-
-TABLES: Mapping[str, Mapping[str, type]] = {
-    "texts": {"thread_id": str, "digest": str, "form": str, "body": bytes},
-    "checkpoints": {
-        "thread_id": str,
-        "checkpoint_ns": str,
-        "checkpoint_id": str,
-        "parent_checkpoint_id": str,
-        "type": str,
-        "checkpoint": bytes,
-        "metadata": bytes,
-    },
-    "writes": {
-        "thread_id": str,
-        "checkpoint_ns": str,
-        "checkpoint_id": str,
-        "task_id": str,
-        "task_path": str,
-        "idx": int,
-        "channel": str,
-        "type": str,
-        "value": bytes,
-    },
-    "effects": {
-        "thread_id": str,
-        "node": str,
-        "ordinal": int,
-        "fingerprint": str,
-        "form": str,
-        "body": bytes,
-    },
-}
-"""The tables with the columns of each; texts first, for values of the others refer to them.
-
-Parents of first checkpoints are NULL; nothing else is.
-"""
-
 _NULLABLE = "parent_checkpoint_id"
 _MOST = 2**63
 _TYPED = ("checkpoints", "writes")  # LangGraph's: the form stands behind the type
 _ID_DIGITS = 32
 _DIGITS = re.compile(rf"[0-9a-f]{{{_ID_DIGITS},}}")
-
-
-def columns_of(table: str) -> str:
-    return ", ".join(TABLES[table])
 
 
 async def read_rows(database: Database, table: str, run_id: str) -> list[Row]:
@@ -80,18 +37,7 @@ async def read_rows(database: Database, table: str, run_id: str) -> list[Row]:
     Raises:
         StorageError: the database cannot be read.
     """
-    order = ", ".join(name for name, kind in TABLES[table].items() if kind is not bytes)
-    return await database.read(
-        f"SELECT {columns_of(table)} FROM {table} WHERE thread_id = ? ORDER BY {order}",  # noqa: S608 - our own names
-        (run_id,),
-    )
-
-
-def insertions(table: str, rows: Iterable[Row]) -> list[tuple[str, Iterable[Any]]]:
-    """The statements that write rows."""
-    marks = ", ".join("?" for _ in TABLES[table])
-    sql = f"INSERT INTO {table} ({columns_of(table)}) VALUES ({marks})"  # noqa: S608 - our own names
-    return [(sql, row) for row in rows]
+    return await database.rows(table, run_id)
 
 
 def to_line(table: str, row: Row) -> bytes:
@@ -125,7 +71,9 @@ def _cell(name: str, kind: type, value: Any) -> Any:
     if type(value) is not kind or (isinstance(value, int) and not -_MOST <= value < _MOST):
         raise ValueError(f"{name} is not of its type")
     if isinstance(value, str):
-        value.encode()  # half a surrogate pair is no text for SQLite
+        value.encode()  # half a surrogate pair is no text for SQLite, and NUL none for PostgreSQL
+        if "\0" in value:
+            raise ValueError(f"{name} holds NUL")
     return value
 
 

@@ -15,7 +15,7 @@ import pytest
 from filelock import FileLock
 from langgraph.checkpoint.base import empty_checkpoint
 
-from graph import database as module
+from graph import sqlite_database as module
 from graph.database import open_database
 from providers.errors import StorageError
 from sparklio import Sparklio
@@ -243,7 +243,7 @@ async def test_a_write_that_is_cancelled_leaves_the_file_to_others(
     config: Any = {"configurable": {"thread_id": "run", "checkpoint_ns": "", "checkpoint_id": "1"}}
     start = empty_checkpoint()
     async with open_database(path) as database:
-        saver = database.saver
+        saver: Any = database.saver
         execute: Any = saver.conn._execute
         begun = asyncio.Event()
 

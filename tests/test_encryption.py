@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from graph import database as module
+from graph import sqlite_database as module
 from graph.database import open_database, reseal_database
 from graph.vault import Vault
 from providers.errors import ConfigError, SparklioError, StorageError

@@ -19,6 +19,7 @@ from routing.contracts import AnswerMeta, ImageRequest, LLMAnswer, LLMRequest
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
 from tests.faults import NODES, SCHEMAS, one_image_route, routed, whole_run
+from tests.places import KINDS, place_of
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.comfyui import Fault as ComfyUIFault
 from tests.standins.ollama import Fault, OllamaStandIn
@@ -51,9 +52,9 @@ class Calls:
         return answer(f"answer {self.made}")
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(tmp_path / "checkpoints.sqlite") as database:
+@pytest.fixture(params=KINDS)
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    async with open_database(place_of(request, tmp_path)) as database:
         yield database
 
 
@@ -155,7 +156,7 @@ def test_an_effect_survives_its_json() -> None:
 async def test_a_run_records_all_its_calls(ollama: OllamaStandIn) -> None:
     async with Sparklio() as studio:
         run = await whole_run(studio)
-        effects = await studio.runs._ledger.load("page")
+        effects = await studio.runs.ledger.load("page")
         calls = run.state["calls"]
     kinds = Counter((effect.node, type(effect.request).__name__) for effect in effects)
     assert kinds == {**{(node, "LLMRequest"): 1 for node in NODES}, ("vision", "ImageRequest"): 1}
@@ -196,7 +197,7 @@ async def test_a_call_whose_prompt_changed_meanwhile_is_made_again(
     async with Sparklio() as studio:
         with pytest.raises(Exception, match="400"):
             await studio.run(brand=BRAND, product=PRODUCT, run_id="page")
-        first = (await studio.runs._ledger.load("page"))[0]
+        first = (await studio.runs.ledger.load("page"))[0]
         request = first.request
         assert isinstance(request, LLMRequest)
         now = await studio.runs._context.llm.fingerprint(request)  # type: ignore[union-attr]
@@ -254,6 +255,6 @@ async def test_what_failed_calls_cost_stays_counted_beside_what_the_ledger_knows
         assert 0 < failed < spent
         ollama.fail_always(None)
         run = await studio.resume("page")
-        answers = [effect.answer for effect in await studio.runs._ledger.load("page")]
+        answers = [effect.answer for effect in await studio.runs.ledger.load("page")]
     answered = sum(answer.meta.cost_usd or 0 for answer in answers if answer)
     assert run.result["meta"]["cost_usd"] == pytest.approx(answered + failed)

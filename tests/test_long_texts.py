@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from langgraph.checkpoint.base import empty_checkpoint
 
 from graph.database import open_database
 from graph.long_texts import _LONG, _MARK, join, part
 from providers.errors import StorageError
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
+from tests.places import KINDS, place_of
 
 _texts = st.text() | st.just("긴 글 " * _LONG) | st.text(min_size=3).map(lambda text: _MARK + text)
 _values = st.recursive(
@@ -57,8 +59,13 @@ async def test_a_material_is_kept_once(tmp_path: Path) -> None:
     assert rows == [("page",), ("page.2",)]
 
 
-async def test_a_text_that_is_missing_is_told_and_a_forgotten_run_leaves_none(tmp_path: Path) -> None:
-    async with open_database(tmp_path / "checkpoints.sqlite") as database:
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Path | str:
+    return place_of(request, tmp_path)
+
+
+async def test_a_text_that_is_missing_is_told_and_a_forgotten_run_leaves_none(place: Path | str) -> None:
+    async with open_database(place) as database:
         lean = await database.texts.fold("run", {"text": "가" * 2000})
         assert await database.texts.unfold("run", lean) == {"text": "가" * 2000}
         with pytest.raises(StorageError, match="'other'"):
@@ -67,6 +74,22 @@ async def test_a_text_that_is_missing_is_told_and_a_forgotten_run_leaves_none(tm
         assert await database.read("SELECT * FROM texts") == []
         assert await database.texts.fold("run", {"text": "가" * 2000}) == lean
         assert await database.texts.unfold("run", lean) == {"text": "가" * 2000}
+
+
+async def test_a_deleted_thread_leaves_no_text(place: Path | str) -> None:
+    config: Any = {"configurable": {"thread_id": "run", "checkpoint_ns": ""}}
+    start = empty_checkpoint()
+    start["channel_values"] = {"text": "가" * 2000, "texts": ["나" * 2000]}
+    start["channel_versions"] = {"text": "1", "texts": "1"}
+    async with open_database(place) as database:
+        for _ in range(2):
+            await database.saver.aput(config, start, {}, start["channel_versions"])
+            assert len(await database.read("SELECT * FROM texts")) == 2
+            found = await database.saver.aget_tuple(config)
+            assert found is not None
+            assert found.checkpoint["channel_values"] == start["channel_values"]
+            await database.saver.adelete_thread("run")
+            assert await database.read("SELECT * FROM texts") == []
 
 
 async def test_what_others_deleted_between_two_sessions_is_written_again(tmp_path: Path) -> None:
