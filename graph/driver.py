@@ -30,7 +30,7 @@ from routing.logs import mask_secrets, masked_description
 from routing.prices import total_cost
 from routing.tracing import run_span
 
-__all__ = ["Driver", "Publish", "Published"]
+__all__ = ["Driver", "GoesOn", "Publish", "Published"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Published:
 
 
 Publish = Callable[[RunRecord, Mapping[str, Any], Callable[[], int]], Awaitable[Published]]
+GoesOn = Callable[[SparklioError], bool]
 
 
 class Driver:
@@ -76,7 +77,8 @@ class Driver:
         self._budget_usd = budget_usd
         self._secrets = secrets
 
-    async def session(self, record: RunRecord) -> AsyncGenerator[Event, None]:
+    async def session(self, record: RunRecord, goes_on: GoesOn = lambda error: False) -> AsyncGenerator[Event, None]:
+        """The run's events, from where it stands to its end; see :meth:`graph.runs.Runs.drive`."""
         run_id = record.run_id
         with self._store.event_log(run_id, lambda: self._bells.ring(run_id)) as event_log:
             events = Events(run_id, event_log)
@@ -97,6 +99,9 @@ class Driver:
             except BaseException as exc:
                 if isinstance(exc, SparklioError):
                     exc.run_id = run_id
+                    if goes_on(exc):
+                        self._close(record, "interrupted")
+                        raise
                 failure = masked_description(exc, self._secrets)
                 failed = self._tell(events, "run_failed", failure)
                 self._close(record, "failed", failure)

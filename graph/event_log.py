@@ -14,7 +14,7 @@ from typing import Any, Self
 from graph.events import Event
 from graph.sqlite import storage_errors
 
-__all__ = ["EVENTS_FILE", "FileEventLog", "FileEventReader"]
+__all__ = ["EVENTS_FILE", "FileEventLog", "FileEventReader", "event_of", "line_of"]
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class FileEventLog:
         self.last = event["seq"]
         self._synced = False
         if self._file is not None:
-            self._write(self._file, _line(event))
+            self._write(self._file, line_of(event))
         self._ring()
 
     def sync(self) -> None:
@@ -100,8 +100,8 @@ class FileEventLog:
             log.warning("not all events can be written to %s: %s", self._path, what, extra={"run_id": self._run_id})
 
 
-def _line(event: Event) -> bytes:
-    """The event without the run's id, its number first."""
+def line_of(event: Event) -> bytes:
+    """The event without the run's id, its number first, as a line of JSON."""
     body = {key: value for key, value in event.items() if key != "run_id"}
     try:
         return f"{_encode(body)}\n".encode()
@@ -164,13 +164,13 @@ class FileEventReader:
             number = _NUMBER.match(line)
             if number is None or int(number[1]) <= self._after:
                 continue
-            event = _event(line, self._run_id)
+            event = event_of(line, self._run_id)
             if event is not None:
                 self._after = event["seq"]
                 yield event
 
 
-def _event(line: bytes, run_id: str) -> Event | None:
+def event_of(line: bytes, run_id: str) -> Event | None:
     """None for a line that was broken off: by a kill, or a full disk."""
     try:
         body: dict[str, Any] = json.loads(line)

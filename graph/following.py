@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Hashable, Iterator
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
+from typing import TypeVar
 from weakref import WeakValueDictionary
 
 from graph.events import Event
@@ -13,14 +14,20 @@ from providers.errors import UnknownNameError
 
 __all__ = ["Bells", "follow"]
 
+T = TypeVar("T")
 _POLL_S = 0.25
-_QUEUED_POLL_S = 2.0
+_SELDOM_S = 2.0
 
 
 class Bells:
-    """Wakes those of this event loop who follow a run; where nobody does, nothing is kept."""
+    """Wakes those of this event loop who follow a run; where nobody does, nothing is kept.
+
+    Attributes:
+        hears_others: runs ring that other processes drive, too.
+    """
 
     def __init__(self) -> None:
+        self.hears_others = False
         self._bells: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()
         self._driven: set[str] = set()
 
@@ -32,6 +39,13 @@ class Bells:
         bell = self._bells.pop(run_id, None)
         if bell is not None:
             bell.set()
+
+    def hear_others(self, hears: bool) -> None:
+        """Who follows a run looks again whenever this changes: bells may have rung unheard."""
+        if hears != self.hears_others:
+            self.hears_others = hears
+            for run_id in list(self._bells):
+                self.ring(run_id)
 
     @contextmanager
     def driving(self, run_id: str) -> Iterator[None]:
@@ -67,15 +81,21 @@ async def follow(store: RunStore, run_id: str, after: int, bells: Bells) -> Asyn
     standing, pause_s = _Standing(store, run_id, bells), 0.0
     while True:
         bell = bells.bell(run_id)  # before anything is looked at, so that nothing rings unheard
-        status = standing.status()
-        while (events := reader.read()) is not None:
+        status = await _aside(store, standing.status)
+        while (events := await _aside(store, reader.read)) is not None:
             for event in events:
                 yield event
             await asyncio.sleep(0)  # a long log keeps nobody else of this event loop waiting
         if status not in ("queued", "running"):
             return
-        pause_s = min(pause_s + _POLL_S, _QUEUED_POLL_S) if status == "queued" else _POLL_S
+        often_s = _SELDOM_S if bells.hears_others else _POLL_S
+        pause_s = min(pause_s + often_s, _SELDOM_S) if status == "queued" else often_s
         await bells.heard(run_id, bell, pause_s)
+
+
+async def _aside(store: RunStore, work: Callable[[], T]) -> T:
+    """Reading files takes no time; another machine may keep us waiting, but nobody else of this event loop."""
+    return await asyncio.to_thread(work) if store.shared else work()
 
 
 class _Standing:
@@ -93,7 +113,9 @@ class _Standing:
         if stamp is not None and stamp == self._queued:
             return "queued"
         try:
-            status = self._store.load(self._run_id).status
+            status = self._store.status_of(self._run_id)
+            if status == "interrupted" and self._store.goes_on(self._run_id):
+                status = "running"
         except UnknownNameError:
             return "cancelled"
         self._queued = stamp if status == "queued" else None

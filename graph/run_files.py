@@ -18,7 +18,7 @@ from graph.store import RunRecord, RunStore, already_there, is_run_id, no_such_r
 from providers.errors import RunBusyError, StorageError
 from routing.image_store import make_folder, write_whole
 
-__all__ = ["RESULT_FILE", "FileRunStore"]
+__all__ = ["RESULT_FILE", "FileRunStore", "clear_folder"]
 
 log = logging.getLogger(__name__)
 
@@ -65,16 +65,7 @@ class FileRunStore(RunStore):
             log.exception("the record of a run that was not booked stays", extra={"run_id": run_id})
 
     def clear(self, run_id: str) -> None:
-        for path in (self.folder(run_id) / name for name in _RESULTS):
-            try:
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-            except OSError as exc:
-                raise StorageError(
-                    f"cannot delete {path}: {exc.strerror or exc}", hint="make the data folder writable"
-                ) from exc
+        clear_folder(self.folder(run_id))
 
     def save(self, record: RunRecord) -> None:
         self.check_held(record.run_id)
@@ -192,3 +183,21 @@ class FileRunStore(RunStore):
             return []
         found = (path.parent.name for path in self._runs.glob(f"{pattern}/run.json"))
         return sorted((name for name in found if is_run_id(name)), reverse=True)
+
+
+def clear_folder(folder: Path) -> None:
+    """Delete the result and events that an earlier run has left there.
+
+    Raises:
+        StorageError: they cannot be deleted.
+    """
+    for path in (folder / name for name in _RESULTS):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as exc:
+            raise StorageError(
+                f"cannot delete {path}: {exc.strerror or exc}", hint="make the data folder writable"
+            ) from exc

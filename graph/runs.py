@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import ExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import randbits
 from typing import Any, get_args
 
 from graph.database import Database
-from graph.driver import Driver, Publish
+from graph.driver import Driver, GoesOn, Publish
 from graph.events import Event
 from graph.flow import AGENTS, build_graph
 from graph.following import Bells, follow
@@ -55,6 +55,10 @@ class Runs:
         prepare: imports and connections that the routes need, made once, before the first run starts its clock.
         budget_usd: what one run may spend, in US dollars; None: no limit.
         secrets: values that no log may hold.
+
+    Attributes:
+        bells: ring for who follows a run here.
+        ledger: what every call came to.
     """
 
     def __init__(
@@ -72,18 +76,18 @@ class Runs:
     ) -> None:
         self.store = store
         self._database = database
-        self._ledger = Ledger(database)
+        self.ledger = Ledger(database)
         self.graph = build_graph().compile(checkpointer=database.saver)
         self._context = context
         self.mode: Mode = mode
-        self._planner = Planner(self._ledger, context, read_input)
-        self._bells = Bells()
+        self._planner = Planner(self.ledger, context, read_input)
+        self.bells = Bells()
         self._driver = Driver(
             self.graph,
             store,
-            self._ledger,
+            self.ledger,
             context,
-            bells=self._bells,
+            bells=self.bells,
             ready=self._ready,
             publish=publish,
             budget_usd=budget_usd,
@@ -103,6 +107,7 @@ class Runs:
         input_file: Path | None = None,
         status: Status = "running",
         keeper: str | None = None,
+        batch: str | None = None,
         request: str | None = None,
     ) -> RunRecord:
         """Book a new run with a fresh seed; :meth:`drive` runs it. A rerun may read ``input_file`` again.
@@ -115,6 +120,7 @@ class Runs:
             input_file: where the inputs were read.
             status: "running" for who drives it at once, "queued" for who does so later.
             keeper: see :class:`RunRecord`.
+            batch: see :class:`RunRecord`.
             request: see :class:`RunRecord`.
 
         Raises:
@@ -134,6 +140,7 @@ class Runs:
             out=out,
             status=status,
             keeper=keeper,
+            batch=batch,
             request=request,
         )
 
@@ -212,7 +219,8 @@ class Runs:
     async def _book(self, record: RunRecord) -> None:
         """Refuse what cannot end well before anything is paid for, then write the record.
 
-        A folder that somebody removed by hand leaves its checkpoints behind; the new run starts without them.
+        A folder that somebody removed by hand leaves its checkpoints behind; the new run starts without them. Of runs
+        that machines share nothing can be left, and one of them may have begun this run by then.
         """
         await self._ready()
         options = LLMOptions(stage=record.stage)
@@ -220,11 +228,13 @@ class Runs:
             await self._llm.fingerprint(LLMRequest(role=agent.ROLE, task=agent.TASK, options=options))
         if "vision" in record.nodes:
             await self._media.check(vision.planned_request(record.inputs.get("image_input", {})))
-        self.store.check_folder(record.out)
+        if self.store.has_folder(record):
+            self.store.check_folder(record.out)
         self.store.create(record)
         try:
-            await self._database.forget(record.run_id)
-            await self._ledger.effects_of(record)
+            if not self.store.shared:
+                await self._database.forget(record.run_id)
+            await self.ledger.effects_of(record)
         except BaseException:  # who asked for it is told that there is none
             self.store.discard(record.run_id)
             raise
@@ -246,7 +256,7 @@ class Runs:
 
     async def _open_orders(self, run_id: str) -> list[ImageRequest]:
         """Of services that go on when nobody waits any more."""
-        effects = await self._ledger.load(run_id)
+        effects = await self.ledger.load(run_id)
         mine = [effect.request for effect in effects if effect.answer is None and effect.run_id == run_id]
         return [request for request in mine if isinstance(request, ImageRequest) and self._media.goes_on(request)]
 
@@ -277,15 +287,20 @@ class Runs:
             )
         return record
 
-    async def drive(self, record: RunRecord) -> AsyncGenerator[Event, None]:
+    async def drive(self, record: RunRecord, *, goes_on: GoesOn = lambda error: False) -> AsyncGenerator[Event, None]:
         """Run a booked or interrupted run to its end, yielding its events.
 
         One that is finished yields nothing, nor does one that has failed or was cancelled since ``record`` was read.
         Closing the generator stops the run; it can be resumed.
 
+        Args:
+            record: the run.
+            goes_on: whether somebody goes on with the run after this error, so that nobody is to be told of it.
+
         Raises:
             RunBusyError: somebody runs it already.
-            SparklioError: the run failed, after the event run_failed; ``error.run_id`` names it.
+            SparklioError: the run failed, after the event run_failed, or is interrupted, as ``goes_on`` says;
+                ``error.run_id`` names it.
         """
         run_id = record.run_id
         try:
@@ -293,14 +308,18 @@ class Runs:
                 status = self.store.read(run_id).status
                 if status == "finished" or (status in ("failed", "cancelled") and status != record.status):
                     return
-                log_file = self.store.folder(run_id) / "run.log"
-                with run_log(log_file, run_id, self._secrets), self._bells.driving(run_id):
-                    async with aclosing(self._driver.session(record)) as session:
+                with self._logging(record), self.bells.driving(run_id):
+                    async with aclosing(self._driver.session(record, goes_on)) as session:
                         async for event in session:
                             yield event
         except SparklioError as exc:
             exc.run_id = run_id
             raise
+
+    def _logging(self, record: RunRecord) -> AbstractContextManager[None]:
+        if not self.store.has_folder(record):
+            return nullcontext()
+        return run_log(self.store.folder(record.run_id) / "run.log", record.run_id, self._secrets)
 
     def follow(self, run_id: str, after: int = 0) -> AsyncGenerator[Event, None]:
         """The events of a run after number ``after``, whoever runs it: those of before, then those that come.
@@ -318,7 +337,7 @@ class Runs:
                 f"{after} is no number of an event", hint="0 for all events, or the last seq that you have"
             )
         self.store.read(run_id)
-        return follow(self.store, run_id, after, self._bells)
+        return follow(self.store, run_id, after, self.bells)
 
     def cancelled(self, run_id: str) -> RunRecord:
         """Mark a run that nobody runs as stopped on purpose; a finished one stays finished. Returns its record.
@@ -334,7 +353,7 @@ class Runs:
             if record.status not in ("finished", "cancelled"):
                 record.status, record.finished_at = "cancelled", datetime.now(UTC)
                 self.store.save(record)
-        self._bells.ring(run_id)
+        self.bells.ring(run_id)
         return record
 
     @asynccontextmanager

@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import BaseModel, Field
 
@@ -143,7 +143,12 @@ class RunStore(ABC):
     """
     Args:
         home: the data folder of this machine.
+
+    Attributes:
+        shared: whether other machines have the same runs, so that asking for one takes a while.
     """
+
+    shared: ClassVar[bool] = False
 
     def __init__(self, home: Path) -> None:
         self._runs = home / "runs"
@@ -156,6 +161,10 @@ class RunStore(ABC):
         """
         check_run_id(run_id)
         return self._runs / run_id
+
+    def has_folder(self, record: RunRecord) -> bool:
+        """Whether the run's log and copies of its result are kept here; a worker's disk would fill with them."""
+        return not self.shared or record.keeper is None
 
     def new_id(self, wanted: str | None = None) -> str:
         """A checked id for a new run: the wanted one, or one from the time and four random digits."""
@@ -239,6 +248,22 @@ class RunStore(ABC):
     @abstractmethod
     def read(self, run_id: str) -> RunRecord:
         """The record as it was last written, whoever is running it; raises as :meth:`load` does."""
+
+    def statuses(self, run_ids: Collection[str]) -> dict[str, Status]:
+        """How runs stand, as :meth:`load` tells it; one that there is not is not among them.
+
+        Raises:
+            StorageError: a record cannot be read.
+        """
+        return {run_id: self.load(run_id).status for run_id in run_ids if self.exists(run_id)}
+
+    def status_of(self, run_id: str) -> Status:
+        """The status of the record as :meth:`load` tells it; raises as that does."""
+        return self.load(run_id).status
+
+    def goes_on(self, run_id: str) -> bool:
+        """Whether others go on by themselves with a run that was interrupted."""
+        return False
 
     @abstractmethod
     def stamp(self, run_id: str) -> Hashable | None:

@@ -76,6 +76,15 @@ def start() -> Iterator[Start]:
         yield start
 
 
+@pytest.fixture(params=["files", "table", "table and redis"])
+def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs and their events are kept where the parameter says."""
+    if request.param != "files":
+        monkeypatch.setenv("SPARKLIO_DATABASE_URL", request.getfixturevalue("database_url"))
+    if request.param == "table and redis":
+        monkeypatch.setenv("SPARKLIO_BROKER_URL", request.getfixturevalue("redis").url)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / EVENTS_FILE
@@ -105,7 +114,7 @@ def numbers(events: list[Event]) -> list[int]:
 
 
 def logged(studio: Sparklio, run_id: str = "page") -> list[Event]:
-    return list(read_events(studio.runs.store.folder(run_id) / EVENTS_FILE, run_id))
+    return list(studio.runs.store.events(run_id))
 
 
 async def followed(studio: Sparklio, run_id: str = "page", after: int = 0) -> list[Event]:
@@ -315,6 +324,7 @@ async def test_a_full_disk_hides_no_failure(monkeypatch: pytest.MonkeyPatch, liv
 # what is told
 
 
+@pytest.mark.usefixtures("anywhere")
 async def test_a_run_s_log_holds_what_its_loop_was_given() -> None:
     async with Sparklio(mode="mock") as studio:
         seen = [event async for event in studio.stream(**INPUTS, run_id="page")]
@@ -330,6 +340,7 @@ async def test_a_run_s_log_holds_what_its_loop_was_given() -> None:
     assert not events[0]["data"]["resumed"]
 
 
+@pytest.mark.usefixtures("anywhere")
 async def test_numbers_and_clock_of_a_resumed_run() -> None:
     async with Sparklio(mode="mock") as studio:
         first = await left_after(studio, "node_started", "copywriter")
@@ -344,6 +355,7 @@ async def test_numbers_and_clock_of_a_resumed_run() -> None:
     check_story(everything, 2)
 
 
+@pytest.mark.usefixtures("anywhere")
 async def test_a_failed_run_s_log_goes_on_when_it_is_resumed(live: None, ollama: OllamaStandIn) -> None:
     ollama.fail_always("status_400", task="StyleReview")
     async with Sparklio() as studio:
@@ -423,6 +435,7 @@ def test_what_was_stored_and_not_told_is_told_once() -> None:
 # following
 
 
+@pytest.mark.usefixtures("anywhere")
 async def test_a_run_is_followed_while_it_runs_and_from_any_point() -> None:
     async with Sparklio(mode="mock") as studio:
         record = await studio.runs.start(RunInput.parse(INPUTS), run_id="page", status="queued")
@@ -442,17 +455,19 @@ async def test_a_run_is_followed_while_it_runs_and_from_any_point() -> None:
         assert await followed(studio, after=10**6) == []
 
 
-async def test_fifty_followers_get_the_same_events_and_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    for poll in ("_POLL_S", "_QUEUED_POLL_S"):
+@pytest.mark.usefixtures("anywhere")
+async def test_many_followers_get_the_same_events_and_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for poll in ("_POLL_S", "_SELDOM_S"):
         monkeypatch.setattr(following, poll, NEVER_S)  # who drives here wakes them
     async with Sparklio(mode="mock") as studio:
         record = await studio.runs.start(RunInput.parse(INPUTS), run_id="page", status="queued")
-        followers = [asyncio.create_task(followed(studio)) for _ in range(50)]
+        count = 10 if studio.runs.store.shared else 50
+        followers = [asyncio.create_task(followed(studio)) for _ in range(count)]
         await asyncio.sleep(0)
-        assert len(studio.runs._bells._bells) == 1
+        assert len(studio.runs.bells._bells) == 1
         seen = [event async for event in studio.runs.drive(record)]
-        assert await asyncio.gather(*followers) == [seen] * 50
-        assert not studio.runs._bells._bells
+        assert await asyncio.gather(*followers) == [seen] * count
+        assert not studio.runs.bells._bells
 
 
 async def test_who_waits_for_a_queued_run_asks_ever_less_often_and_reads_its_record_once(
@@ -478,8 +493,8 @@ async def test_who_waits_for_a_queued_run_asks_ever_less_often_and_reads_its_rec
         await soon(lambda: len(pauses) > 20)
         assert read == ["page"]
         assert pauses == sorted(pauses)
-        assert (pauses[0], pauses[-1]) == (following._POLL_S, following._QUEUED_POLL_S)
-        assert following._POLL_S < following._QUEUED_POLL_S
+        assert (pauses[0], pauses[-1]) == (following._POLL_S, following._SELDOM_S)
+        assert following._POLL_S < following._SELDOM_S
         other = FileRunStore(tmp_path)
         with other.lock("page"):  # as another process does that takes it
             record.status = "running"
@@ -490,6 +505,7 @@ async def test_who_waits_for_a_queued_run_asks_ever_less_often_and_reads_its_rec
         assert await waiting == []
 
 
+@pytest.mark.usefixtures("anywhere")
 async def test_a_run_that_is_run_again_has_not_ended_yet(live: None, ollama: OllamaStandIn) -> None:
     ollama.fail_always("status_400", task="StyleReview")
     async with Sparklio() as studio:
@@ -548,7 +564,7 @@ async def test_an_interrupted_run_ends_its_followers_and_they_go_on_with_the_nex
         assert first[-1]["type"] == "node_finished"
         assert await followed(studio) == first
         driving = asyncio.create_task(studio.resume("page"))
-        await soon(lambda: studio.runs._bells.is_driven("page"))
+        await soon(lambda: studio.runs.bells.is_driven("page"))
         rest = await followed(studio, after=first[-1]["seq"])
         await driving
     check_story(first + rest, 2)
@@ -649,6 +665,7 @@ async def test_a_run_of_an_older_version_has_no_log() -> None:
         assert await followed(studio) == []
 
 
+@pytest.mark.usefixtures("anywhere")
 async def test_what_cannot_be_followed_is_said_at_once() -> None:
     async with Sparklio(mode="mock") as studio:
         with pytest.raises(UnknownNameError, match="unknown run 'page'"):
@@ -686,6 +703,7 @@ async def test_bells_are_shared_and_gone_with_who_hears_them() -> None:
 # queued and cancelled
 
 
+@pytest.mark.usefixtures("anywhere")
 async def test_a_queued_run_is_queued_until_somebody_runs_it() -> None:
     async with Sparklio(mode="mock") as studio:
         inputs = RunInput.parse(INPUTS)
@@ -707,6 +725,7 @@ async def test_a_queued_run_is_queued_until_somebody_runs_it() -> None:
         assert (rerun.status, rerun.keeper, rerun.request) == ("queued", "server", "r2")
 
 
+@pytest.mark.usefixtures("anywhere")
 async def test_an_interrupted_run_that_is_queued_again_says_what_is_done() -> None:
     async with Sparklio(mode="mock") as studio:
         await left_after(studio, "node_started", "copywriter")
@@ -719,6 +738,7 @@ async def test_an_interrupted_run_that_is_queued_again_says_what_is_done() -> No
         check_story(logged(studio), 2)
 
 
+@pytest.mark.usefixtures("anywhere")
 async def test_a_cancelled_run_stays_so_until_a_person_goes_on_with_it() -> None:
     async with Sparklio(mode="mock") as studio:
         queued = await studio.runs.start(RunInput.parse(INPUTS), run_id="page", status="queued")
@@ -739,6 +759,7 @@ async def test_a_cancelled_run_stays_so_until_a_person_goes_on_with_it() -> None
             studio.runs.cancelled("other")
 
 
+@pytest.mark.usefixtures("anywhere")
 async def test_a_run_that_is_being_run_is_not_marked_as_cancelled(live: None, comfyui: ComfyUIStandIn) -> None:
     async with Sparklio() as studio:
         events: AsyncGenerator[Event, None] = studio.stream(**INPUTS, run_id="page")

@@ -10,14 +10,29 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from pydantic import BaseModel
 
-from graph.store import Parent, RunRecord, RunStore, Status
+from graph.store import Parent, RunRecord, RunStore, Status, root_of
 from providers.errors import InputError, SparklioError
 from routing.contracts import Mode, Stage
 
-__all__ = ["TO_RUN", "Kept", "RunList", "RunSummary", "summary_of"]
+__all__ = [
+    "TO_RUN",
+    "Kept",
+    "Place",
+    "RunList",
+    "RunLister",
+    "RunSummary",
+    "Wanted",
+    "cursor_of",
+    "no_cursor",
+    "place_in_list",
+    "place_of",
+    "run_list",
+    "summary_of",
+]
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +42,8 @@ TO_RUN = ("queued", "interrupted")
 
 _OWNED = ("running", "interrupted")
 _Stamp = tuple[int, int, int]
-_Place = tuple[int, str]
+Place = tuple[int, str]
+"""In the list: microseconds since 1970, and the id."""
 
 
 class RunSummary(BaseModel):
@@ -54,11 +70,55 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """Which runs a list is to hold: those that fit all that is given.
+
+    Attributes:
+        product: part of the product's name, in whatever case.
+        family: any member of it.
+    """
+
+    status: Status | None = None
+    mode: Mode | None = None
+    product: str = ""
+    family: str | None = None
+
+    def __call__(self, run: RunSummary) -> bool:
+        return (
+            self.status in (None, run.status)
+            and self.mode in (None, run.mode)
+            and (not self.family or root_of(run.run_id) == root_of(self.family))
+            and self.product.casefold() in run.product.casefold()
+        )
+
+
+class RunLister(Protocol):
+    def page(self, wanted: Wanted, limit: int, cursor: str | None = None) -> tuple[list[RunSummary], str | None]:
+        """At most ``limit`` of the ``wanted`` runs behind ``cursor``, and the cursor of the next page, if there is one.
+
+        Raises:
+            InputError: ``cursor`` is none of ours.
+        """
+
+    def kept_by(self, keeper: str) -> list[Kept]:
+        """The runs that ``keeper`` goes on with, the oldest first; and of late those that have ended."""
+
+
+def run_list(store: RunStore) -> RunLister:
+    """The list of the runs of ``store``, wherever it keeps them."""
+    if not store.shared:
+        return RunList(store)
+    from sparklio.server.run_table_list import table_list
+
+    return table_list(store)
+
+
+@dataclass(frozen=True)
 class _Entry:
-    """``stamp`` changes with the record's file; ``place`` is that in the list: microseconds since 1970, and the id."""
+    """``stamp`` changes with the record's file."""
 
     stamp: _Stamp
-    place: _Place
+    place: Place
     summary: RunSummary
     keeper: str | None
     request: str | None
@@ -75,12 +135,8 @@ class RunList:
     def page(
         self, wanted: Callable[[RunSummary], bool], limit: int, cursor: str | None = None
     ) -> tuple[list[RunSummary], str | None]:
-        """At most ``limit`` of the ``wanted`` runs behind ``cursor``, and the cursor of the next page, if there is one.
-
-        Raises:
-            InputError: ``cursor`` is none of ours.
-        """
-        behind = _place_of(cursor) if cursor else None
+        """As :meth:`RunLister.page`."""
+        behind = place_of(cursor) if cursor else None
         found: list[_Entry] = []
         for entry in sorted(self._all(), key=lambda entry: entry.place, reverse=True):
             if (behind is None or entry.place < behind) and wanted(entry.summary):
@@ -88,7 +144,7 @@ class RunList:
             if len(found) > limit:
                 break
         more = len(found) > limit
-        return [entry.summary for entry in found[:limit]], _cursor(found[limit - 1].place) if more else None
+        return [entry.summary for entry in found[:limit]], cursor_of(found[limit - 1].place) if more else None
 
     def kept_by(self, keeper: str) -> list[Kept]:
         """The runs that ``keeper`` goes on with, the oldest first."""
@@ -132,16 +188,25 @@ def summary_of(record: RunRecord) -> RunSummary:
 
 
 def _entry(record: RunRecord, stamp: _Stamp) -> _Entry:
-    place = round(record.created_at.timestamp() * 1_000_000), record.run_id
+    place = place_in_list(record.created_at, record.run_id)
     return _Entry(stamp, place, summary_of(record), record.keeper, record.request)
 
 
-def _cursor(place: _Place) -> str:
+def place_in_list(created_at: datetime, run_id: str) -> Place:
+    return round(created_at.timestamp() * 1_000_000), run_id
+
+
+def cursor_of(place: Place) -> str:
     return f"{place[0]:x}-{place[1]}"
 
 
-def _place_of(cursor: str) -> _Place:
+def place_of(cursor: str) -> Place:
+    """Raises InputError where the cursor is none of ours."""
     parts = _CURSOR.fullmatch(cursor)
     if parts is None:
-        raise InputError(f"{cursor!r} is no cursor", hint="take next_cursor of the page before, as it is")
+        raise no_cursor(cursor)
     return int(parts[1], 16), parts[2]
+
+
+def no_cursor(cursor: str) -> InputError:
+    return InputError(f"{cursor!r} is no cursor", hint="take next_cursor of the page before, as it is")
