@@ -17,6 +17,10 @@
     ├── StorageError               the data folder cannot be read or written
     ├── DeadlineError              one gateway request used up the time of its mode
     ├── BudgetError                the next call would exceed what may be spent
+    ├── WorkerLostError            each worker that was given the run died of it
+    ├── WorkerTimeLimitError       a task took longer than a worker may give it
+    ├── NoWorkerError              no worker takes what is to be done        (retryable)
+    ├── BrokerError                the broker cannot be reached              (retryable)
     └── ProviderError              provider, status, retry_after, usage, images
         ├── UnreachableError       no connection, or it broke              (retryable)
         ├── OverloadedError        429 or 503                              (retryable)
@@ -48,6 +52,7 @@ from providers.usage import Usage
 __all__ = [
     "AttemptTimeoutError",
     "AuthenticationError",
+    "BrokerError",
     "BudgetError",
     "ConfigError",
     "ConflictError",
@@ -58,6 +63,7 @@ __all__ = [
     "ListenError",
     "MalformedAnswerError",
     "ModelNotFoundError",
+    "NoWorkerError",
     "OverloadedError",
     "PromptTooLongError",
     "ProviderError",
@@ -75,6 +81,8 @@ __all__ = [
     "UnknownNameError",
     "UnreachableError",
     "UsageError",
+    "WorkerLostError",
+    "WorkerTimeLimitError",
     "WorkflowError",
     "describe",
     "error_from",
@@ -199,6 +207,24 @@ class DeadlineError(SparklioError):
 
 class BudgetError(SparklioError):
     code = "budget_exhausted"
+
+
+class WorkerLostError(SparklioError):
+    code = "worker_lost"
+
+
+class WorkerTimeLimitError(SparklioError):
+    code = "time_limit"
+
+
+class NoWorkerError(SparklioError):
+    code = "no_worker"
+    retryable = True
+
+
+class BrokerError(SparklioError):
+    code = "broker"
+    retryable = True
 
 
 class ProviderError(SparklioError):

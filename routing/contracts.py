@@ -43,6 +43,7 @@ REQUEST_ID = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"
 RequestId = Annotated[str, StringConstraints(pattern=REQUEST_ID)]
 AspectRatio = Annotated[str, StringConstraints(pattern=r"^[1-9]\d{0,2}:[1-9]\d{0,2}$")]
 WorkflowId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+DeviceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,47}$")]
 ImageId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Dimension = Annotated[int, Field(ge=64, le=4096)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -124,7 +125,8 @@ class LLMAnswer(BaseModel):
 class ImageOptions(BaseModel):
     """Sizes in pixels; ``aspect_ratio`` like ``16:9`` becomes the provider's nearest own size.
 
-    ``photo`` is the id of a stored picture from which the image starts; ``budget_usd`` as in :class:`LLMOptions`.
+    ``photo`` is the id of a stored picture from which the image starts; ``budget_usd`` as in :class:`LLMOptions`;
+    ``device`` names the machine whose workers make it, where workers do.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -139,6 +141,7 @@ class ImageOptions(BaseModel):
     seed: Seed | None = None
     idempotency_key: RequestId | None = None
     budget_usd: float | None = None
+    device: DeviceName | None = None
 
 
 class ImageRequest(BaseModel):

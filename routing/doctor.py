@@ -64,12 +64,18 @@ class Report:
         return {"mode": self.mode, "can_run": self.can_run, "findings": findings}
 
 
-async def examine(settings: Settings) -> Report:
-    """Look at all that a run with these settings needs. Loads no model, makes no image, leaves nothing behind."""
+async def examine(settings: Settings, more: Callable[[Settings], Sequence[Finding]] | None = None) -> Report:
+    """Look at all that a run with these settings needs. Loads no model, makes no image, leaves nothing behind.
+
+    Args:
+        settings: say what there is to look at.
+        more: looks at what else there is, and may take its time.
+    """
     url = settings.text("SPARKLIO_GATEWAY_URL")
     findings = [
         *(Finding(doubt.subject, "warning", doubt.message, doubt.remedy) for doubt in settings.doubts),
         await asyncio.to_thread(_data_folder, settings.home),
+        *(await asyncio.to_thread(more, settings) if more else ()),
         *(await gateway_findings(settings, url) if url else await _of_own_gateways(settings)),
     ]
     secrets = settings.secrets

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from routing.contracts import ChatGateway, ImageGateway
-from routing.image_store import ImageStore
+from routing.image_store import image_store
 from routing.live import LiveImages, LiveLLM, image_providers
 from routing.llm_gateway import LLMGateway
 from routing.media_gateway import MediaGateway
@@ -54,6 +54,9 @@ def build_gateways(settings: Settings) -> Gateways:
     """Gateways for the settings' mode, or those of the server that SPARKLIO_GATEWAY_URL names.
 
     Opens no connection and imports no vendor's SDK.
+
+    Raises:
+        ConfigError: SPARKLIO_ARTIFACTS_URL cannot be used.
     """
     if url := settings.text("SPARKLIO_GATEWAY_URL"):
         return _gateways_of(url, settings)
@@ -72,7 +75,7 @@ def build_gateways(settings: Settings) -> Gateways:
         media=MediaGateway(
             router,
             MockImages(image_providers(settings)) if mock else LiveImages(settings),
-            ImageStore(settings.images),
+            image_store(settings),
             mode=settings.mode,
             prices=prices,
             secrets=settings.secrets,
@@ -86,5 +89,5 @@ def _gateways_of(url: str, settings: Settings) -> Gateways:
     key, mode = settings.text("SPARKLIO_GATEWAY_KEY"), settings.mode
     return Gateways(
         llm=LLMGatewayClient(url, key, mode=mode, deadline_s=settings.gateway_timeout_s),
-        media=MediaGatewayClient(url, key, store=ImageStore(settings.images), mode=mode),
+        media=MediaGatewayClient(url, key, store=image_store(settings), mode=mode),
     )

@@ -1,16 +1,25 @@
-"""Images and finished pages on disk, each under the hash of its own bytes: written once, never torn, never changed."""
+"""Images and finished pages on disk, each under the hash of its own bytes: written once, never torn, never changed.
+
+Several machines share them by SPARKLIO_ARTIFACTS_URL: a folder that all of them see, or a far side that each writes
+through to and fetches from what it lacks.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from secrets import token_hex
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from providers.base import IMAGE_SUFFIXES
 from providers.errors import StorageError, UnknownNameError
+
+if TYPE_CHECKING:
+    from routing.object_store import Found, ObjectStore
+    from routing.settings import Settings
 
 __all__ = [
     "MEDIA_TYPES",
@@ -18,8 +27,10 @@ __all__ = [
     "PageStore",
     "hash_id",
     "image_id",
+    "image_store",
     "is_image_id",
     "make_folder",
+    "page_store",
     "write_whole",
 ]
 
@@ -42,38 +53,92 @@ def is_image_id(text: str) -> bool:
 
 
 class _HashedFiles:
-    """Files in ``folder``, named ``<id><suffix>``; the id is the :func:`hash_id` of the bytes."""
+    """Files in ``folder``, named ``<id><suffix>``; the id is the :func:`hash_id` of the bytes.
+
+    Args:
+        folder: on this machine, or one that several machines see.
+        far: where they lie for other machines, as ``<kind>s/<id><suffix>``. The folder is then no more than what this
+            machine has needed of late.
+    """
 
     kind: ClassVar[str]
     key: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, far: ObjectStore | None = None) -> None:
         self.folder = folder
+        self.far = far
 
     def path(self, file_id: str) -> Path:
-        """The file of an id.
+        """The file of an id, fetched from the far side where this machine lacks it.
 
         Raises:
             UnknownNameError: there is none, or it is not an id at all.
+            StorageError: the far side cannot be read, or has another content under that id.
         """
         if _ID.fullmatch(file_id):
             for suffix in self.suffixes:
                 if (path := self.folder / f"{file_id}{suffix}").is_file():
+                    if self.far is not None:
+                        self.far.note_use(path)
                     return path
+            if self.far is not None and (fetched := self._fetched(file_id, self.far)):
+                return fetched
         raise UnknownNameError(self.kind, file_id, (), hint=f"{self.kind} ids stand in result.json under {self.key}")
 
     def files(self) -> dict[str, Path]:
-        """All that are there, by their ids."""
+        """All that are there on this machine, by their ids."""
         found = sorted(self.folder.glob("*"))
         return {path.stem: path for path in found if _ID.fullmatch(path.stem) and path.suffix in self.suffixes}
+
+    def far_files(self) -> Iterator[tuple[str, Found]]:
+        """All that are on the far side, each with its id, in no order.
+
+        Raises:
+            StorageError: it cannot be listed.
+        """
+        for found in self.far.found(f"{self.kind}s") if self.far else ():
+            path = Path(found.name)
+            if _ID.fullmatch(path.stem) and path.suffix in self.suffixes:
+                yield path.stem, found
+
+    def delete_far(self, found: Found) -> None:
+        """Delete one of :meth:`far_files`.
+
+        Raises:
+            StorageError: it cannot be deleted.
+        """
+        if self.far is not None:
+            self.far.delete(found.name)
 
     def _save(self, content: bytes, suffix: str) -> str:
         name = hash_id(content)
         path = self.folder / f"{name}{suffix}"
         if not _made_young(path):
             write_whole(path, content)
+        if self.far is not None:
+            self.far.put(self._far_name(path.name), content)
+            self.far.note_copy(path)
         return name
+
+    def _fetched(self, file_id: str, far: ObjectStore) -> Path | None:
+        for suffix in self.suffixes:
+            path = self.folder / f"{file_id}{suffix}"
+            content = far.get(self._far_name(path.name))
+            if content is None:
+                continue
+            if hash_id(content) != file_id:
+                raise StorageError(
+                    f"{self._far_name(path.name)} in {far.place} is damaged",
+                    hint=f"remove that object, and make the {self.kind} again",
+                )
+            write_whole(path, content)
+            far.note_copy(path)
+            return path
+        return None
+
+    def _far_name(self, name: str) -> str:
+        return f"{self.kind}s/{name}"
 
     def _read(self, path: Path) -> bytes:
         try:
@@ -93,7 +158,7 @@ class ImageStore(_HashedFiles):
         """Store the bytes and return their id.
 
         Raises:
-            StorageError: the folder cannot be written.
+            StorageError: the folder, or the far side, cannot be written.
         """
         return self._save(content, IMAGE_SUFFIXES.get(media_type, ".png"))
 
@@ -102,7 +167,7 @@ class ImageStore(_HashedFiles):
 
         Raises:
             UnknownNameError: no such image, or not an id at all.
-            StorageError: its file cannot be read.
+            StorageError: its file cannot be read, or as :meth:`path`.
         """
         path = self.path(image_id)
         return self._read(path), MEDIA_TYPES[path.suffix]
@@ -124,11 +189,16 @@ class PageStore(_HashedFiles):
         """The pages of the data folder that has its images in ``images``."""
         return cls(images.with_name("pages"))
 
+    @classmethod
+    def of(cls, images: ImageStore) -> PageStore:
+        """The pages that lie beside these images, on both sides."""
+        return cls(images.folder.with_name("pages"), images.far)
+
     def save(self, content: bytes) -> str:
         """Store the bytes and return their id.
 
         Raises:
-            StorageError: the folder cannot be written.
+            StorageError: the folder, or the far side, cannot be written.
         """
         return self._save(content, ".html")
 
@@ -137,9 +207,30 @@ class PageStore(_HashedFiles):
 
         Raises:
             UnknownNameError: no such page, or not an id at all.
-            StorageError: its file cannot be read.
+            StorageError: its file cannot be read, or as :meth:`path`.
         """
         return self._read(self.path(page_id))
+
+
+def image_store(settings: Settings) -> ImageStore:
+    """Where the settings have images kept: the data folder, a folder that machines share, or one with a far side.
+
+    Raises:
+        ConfigError: SPARKLIO_ARTIFACTS_URL cannot be used, or its package is missing.
+    """
+    url = settings.artifacts_url
+    if url is None:
+        return ImageStore(settings.images)
+    from routing.object_store import ObjectStore, shared_folder
+
+    if folder := shared_folder(url):
+        return ImageStore(folder / settings.images.name)
+    return ImageStore(settings.images, ObjectStore(url))
+
+
+def page_store(settings: Settings) -> PageStore:
+    """Where they have pages kept: beside the images; raises as :func:`image_store` does."""
+    return PageStore.of(image_store(settings))
 
 
 def _made_young(path: Path) -> bool:

@@ -22,8 +22,15 @@ from routing.tracing import call_span
 
 __all__ = ["ImageBackend", "MediaGateway"]
 
-_ROUTING_OPTIONS = {"model", "workflow", "photo", "budget_usd", "timeout_s"}
-_UNDECIDING_OPTIONS = {"model", "workflow", "budget_usd", "timeout_s", "idempotency_key"}  # or told by the route
+_ROUTING_OPTIONS = {"model", "workflow", "photo", "budget_usd", "timeout_s", "device"}
+_UNDECIDING_OPTIONS = {
+    "model",
+    "workflow",
+    "budget_usd",
+    "timeout_s",
+    "idempotency_key",
+    "device",
+}  # or told by the route
 
 
 class ImageBackend(Protocol):

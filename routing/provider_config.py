@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 
 from providers.errors import ConfigError, UnknownNameError, nearest
 from providers.registry import Family, known_providers
-from routing.contracts import Stage
+from routing.contracts import DeviceName, Stage
 from routing.prices import Price
 from routing.tasks import ROLES
 from routing.yaml_text import read_mapping
@@ -79,7 +79,7 @@ class LLMRule(_Frozen):
 class ImageRule(_Frozen):
     """Matches when ``kind`` is empty or holds the request's, and ``photo`` is absent or says whether there is one.
 
-    ``options`` go to the provider beneath the request's.
+    ``options`` go to the provider beneath the request's; ``device`` names the machine whose workers make the image.
     """
 
     kind: Names = ()
@@ -87,6 +87,7 @@ class ImageRule(_Frozen):
     provider: str
     model: str | None = None
     workflow: str | None = None
+    device: DeviceName | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     priority: int = 100
 

@@ -31,6 +31,7 @@ class ImageRoute:
     workflow: str | None
     image_model: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    device: str | None = None
 
     @property
     def model(self) -> str:
@@ -107,7 +108,9 @@ class Router:
 
     def _image_route(self, rule: ImageRule, asked: ImageOptions) -> ImageRoute:
         model = asked.model or rule.model or self._default_model("media", rule.provider)
-        return ImageRoute(rule.provider, asked.workflow or rule.workflow, model, rule.options)
+        return ImageRoute(
+            rule.provider, asked.workflow or rule.workflow, model, rule.options, asked.device or rule.device
+        )
 
     def _llm_route(self, provider: str, model: str | None) -> LLMRoute:
         chosen = model or self._default_model("llm", provider)

@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from providers.errors import RunBusyError, SparklioError
-from sparklio.data_folder import DataFolder, Pruned, aside, delete_tree, listed, union
+from sparklio.data_folder import DataFolder, Pruned, Stored, aside, delete_tree, listed, union
 from sparklio.disk_use import REQUEST_LOCKS, files_in, size_of
 from sparklio.publish import IMAGES
 from sparklio.rows import TABLES, Row, image_names, plain, read_rows
@@ -64,30 +64,16 @@ class Leftovers:
         Returns about how many bytes of rows a dry run would delete.
         """
         rows_bytes = 0
-        for run_id in await self._recordless():
+        for run_id in await self._place.recordless(await aside(self._old_folders)):
             try:
                 if self._done.dry_run:
                     rows_bytes += await self._place.measure(run_id, self._done)
                     self._done.leftovers += 1
                 else:
-                    await self._delete_leftover(run_id)
+                    await self._place.delete_recordless(run_id, self._done)
             except RunBusyError:  # it is being made or unpacked at this moment
                 continue
         return rows_bytes
-
-    async def _delete_leftover(self, run_id: str) -> None:
-        with self._place.store.lock(run_id):
-            if self._place.is_recordless(run_id):
-                await self._place.measure(run_id, self._done)
-                await self._place.delete_rest(run_id)
-                self._done.leftovers += 1
-
-    async def _recordless(self) -> list[str]:
-        found = await aside(self._old_folders)
-        for table in TABLES:
-            rows = await self._place.database.read(f"SELECT DISTINCT thread_id FROM {table}")  # noqa: S608  # our own names
-            found |= {row[0] for row in rows}
-        return await aside(lambda: sorted(filter(self._place.is_recordless, found)))
 
     def _old_folders(self) -> set[str]:
         return {path.name for path in self._place.folders() if self._place.is_older(path, _TEMPORARY_AGE)}
@@ -96,8 +82,12 @@ class Leftovers:
 
     async def delete_unnamed(self) -> None:
         """The images and pages that no run names. A young one may be a run's that has not written it down yet."""
-        images, pages = await aside(self._place.images.files), await aside(self._place.pages.files)
-        named = await aside(self._place.named_in_records, images.keys() | pages.keys(), exclude=self._done.runs)
+        place = self._place
+        if not place.has_all_runs:
+            self._done.notes.append("no shared image or page was deleted: runs of other machines may need it")
+            return
+        images, pages = await aside(place.stored, place.images), await aside(place.stored, place.pages)
+        named = await aside(place.named_in_records, images.keys() | pages.keys(), exclude=self._done.runs)
         self._done.pages += await aside(self._delete_old, [pages[name] for name in pages.keys() - named])
         try:
             named |= await self._named_in_rows(images)
@@ -106,13 +96,13 @@ class Leftovers:
             return
         self._done.images += await aside(self._delete_old, [images[name] for name in images.keys() - named])
 
-    def _delete_old(self, unnamed: Iterable[Path]) -> int:
-        """How many of the files went."""
-        old = [path for path in unnamed if self._place.is_older(path, _UNNAMED_AGE)]
-        for path in old:
-            self._done.freed_bytes += size_of([path])
+    def _delete_old(self, unnamed: Iterable[list[Stored]]) -> int:
+        """How many of them went; one that is young somewhere stays everywhere."""
+        old = [every for every in unnamed if all(self._place.now - one.modified > _UNNAMED_AGE for one in every)]
+        for one in chain.from_iterable(old):
+            self._done.freed_bytes += one.size
             if not self._done.dry_run:
-                path.unlink(missing_ok=True)
+                one.delete()
         return len(old)
 
     async def _named_in_rows(self, known: Collection[str]) -> set[str]:
@@ -128,9 +118,7 @@ class Leftovers:
         return union(image_names(plain(self._place.database, table, row), known) for row in rows)
 
     def _unfinished(self) -> list[str]:
-        """Also those whose record cannot be read."""
-        finished = {record.run_id for record in self._place.store.all() if record.status == "finished"}
-        return [folder.name for folder in self._place.folders() if folder.name not in {*self._done.runs, *finished}]
+        return [run_id for run_id in self._place.unfinished() if run_id not in self._done.runs]
 
 
 def _is_held(path: Path) -> bool:

@@ -10,7 +10,9 @@ from typing import Any
 from graph.runs import Runs
 from graph.store import RunRecord
 from providers.errors import RunUnfinishedError
-from sparklio.publish import PAGE_FILE, read_result
+from routing.image_store import ImageStore
+from sparklio.copies import make_copies, page_here, result_here
+from sparklio.publish import read_result
 
 __all__ = ["Run", "compare_runs", "read_run"]
 
@@ -23,7 +25,7 @@ class Run:
         id: the run's id.
         state: the graph's last state.
         result: what result.json holds.
-        page_path: the finished page.
+        page_path: the finished page, on this machine.
     """
 
     id: str
@@ -32,12 +34,21 @@ class Run:
     page_path: Path
 
 
-async def read_run(runs: Runs, run_id: str) -> Run:
-    """As :meth:`sparklio.studio.Sparklio.load`."""
+async def read_run(runs: Runs, run_id: str, images: ImageStore | None = None) -> Run:
+    """As :meth:`sparklio.studio.Sparklio.load`.
+
+    Args:
+        runs: the book of runs.
+        run_id: a finished one.
+        images: where the copies of its page and image are made from that this machine lacks; None: nowhere.
+    """
     record, result = await _result_of(runs, run_id)
     if result is None:
         raise RunUnfinishedError(f"run {run_id!r} is {record.status} and has no result", hint=_hint(record))
-    return Run(run_id, await runs.values(run_id), result, record.out / PAGE_FILE)
+    if images is not None:
+        await asyncio.to_thread(make_copies, runs.store, images, run_id, result)
+    here = result_here(runs.store, run_id, result)
+    return Run(run_id, await runs.values(run_id), here, page_here(runs.store, record))
 
 
 async def compare_runs(runs: Runs, a: str, b: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import io
 import os
 import zipfile
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
@@ -20,6 +20,7 @@ from graph.vault import PLAIN
 from providers.errors import StorageError, UsageError
 from routing.image_store import ImageStore
 from sparklio import __version__
+from sparklio.copies import make_copies, write_events
 from sparklio.package import (
     LOGS,
     MANIFEST,
@@ -34,7 +35,7 @@ from sparklio.package import (
     new_package,
     rows_file,
 )
-from sparklio.publish import IMAGES, PAGE_FILE, RESULT_FILE
+from sparklio.publish import IMAGES, PAGE_FILE, RESULT_FILE, read_result
 from sparklio.rows import TABLES, Row, form_of, image_names, plain, read_rows, to_line
 
 __all__ = ["pack_run", "package_path"]
@@ -60,9 +61,18 @@ async def pack_run(store: RunStore, images: ImageStore, database: Database, run_
     store.load(run_id)
     with store.lock(run_id):
         record = _at_rest(store.read(run_id))
+        if store.shared:
+            await to_its_end(asyncio.to_thread(_fetch, store, images, run_id))
         rows = {table: await read_rows(database, table, run_id) for table in TABLES}
         await to_its_end(asyncio.to_thread(_pack, store.folder(run_id), images, database, record, rows, out))
     return out
+
+
+def _fetch(store: RunStore, images: ImageStore, run_id: str) -> None:
+    """What a store of files has in the run's folder."""
+    write_events(store, run_id)
+    with suppress(FileNotFoundError):  # it has no result yet
+        make_copies(store, images, run_id, read_result(store, run_id))
 
 
 def _pack(

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from graph.database import Database
 from graph.sqlite import storage_errors
-from graph.store import RunRecord
-from providers.errors import RunBusyError, StorageError, UsageError
+from graph.store import RunRecord, RunStore
+from providers.errors import RunBusyError, StorageError, UnknownNameError, UsageError
 from routing.image_store import ImageStore
-from sparklio.data_folder import DataFolder, Pruned, aside, modified, union
+from sparklio.data_folder import Pruned, aside, data_folder, union
 from sparklio.disk_use import holdings, readable
 from sparklio.leftovers import Leftovers
 from sparklio.publish import IMAGES
@@ -43,16 +43,19 @@ def parse_age(text: str) -> timedelta:
 
 
 class Pruner:
-    """Prunes one data folder.
+    """Prunes one data folder, or the runs that several machines share with what of them lies in this one's.
 
     Args:
         home: the data folder.
-        images: the folder of the gateway's images in it.
-        database: the open database in it.
+        images: the gateway's images, or their folder in the data folder.
+        database: the open database.
+        store: the runs; None: those in the data folder.
     """
 
-    def __init__(self, home: Path, images: Path, database: Database) -> None:
-        self._place = DataFolder(home, images, database)
+    def __init__(
+        self, home: Path, images: ImageStore | Path, database: Database, store: RunStore | None = None
+    ) -> None:
+        self._place = data_folder(home, images, database, store)
         self._store = self._place.store
         self._database = database
 
@@ -82,18 +85,19 @@ class Pruner:
             raise UsageError(f"{keep} is no number of runs to keep", hint="0 or more, e.g. --keep 20")
         done = Pruned(dry_run)
         with storage_errors(f"the data folder {self._place.home}"):
-            before = await self._database_bytes()
+            before = await self._database.size()
             old = await aside(self._old, older_than, keep, unfinished=unfinished)
             rows_bytes = await self._delete_runs(old, done)
             left = Leftovers(self._place, done)
             await aside(left.delete_temporary)
             rows_bytes += await left.delete_recordless()
             await left.delete_unnamed()
-            if not dry_run:
+            if not dry_run and self._database.is_file:
                 await self._vacuum(done)
-                rows_bytes = max(0, before - await self._database_bytes())
+                rows_bytes = max(0, before - await self._database.size())
             done.freed_bytes += rows_bytes
-            done.holds = await aside(holdings, self._place.home, self._place.images.folder, self._place.pages.folder)
+            held = await aside(holdings, self._place.home, self._place.images.folder, self._place.pages.folder)
+            done.holds = await self._place.with_what_is_elsewhere(held)
         return done
 
     async def _asked_for_nothing(self) -> UsageError:
@@ -118,15 +122,20 @@ class Pruner:
     def _may_go(self, record: RunRecord, older_than: timedelta | None, *, unfinished: bool) -> bool:
         if record.status in ("queued", "running") or (record.status != "finished" and not unfinished):
             return False
-        if record.finished_at is None and not self._place.is_older(self._place.record_file(record.run_id), _BOOKING):
-            return False  # booked, perhaps, and about to begin
+        if record.finished_at is None and not self._was_begun(record):
+            return False
         return older_than is None or self._place.now - self._ended(record) > older_than
+
+    def _was_begun(self, record: RunRecord) -> bool:
+        """Else it is booked, perhaps, and about to begin."""
+        written = self._place.written_at(record)
+        return written is not None and self._place.now - written > _BOOKING
 
     def _ended(self, record: RunRecord) -> datetime:
         """A killed run could not write down when it ended; its record was last written when it began or went on."""
         if record.status == "finished" and record.finished_at is not None:
             return record.finished_at
-        written = modified(self._place.record_file(record.run_id))
+        written = self._place.written_at(record) or record.created_at
         return written if record.finished_at is None else max(written, record.finished_at)
 
     async def _delete_runs(self, old: Sequence[RunRecord], done: Pruned) -> int:
@@ -141,7 +150,6 @@ class Pruner:
         return rows_bytes
 
     async def _delete_run(self, seen: RunRecord, wanted: Collection[str], done: Pruned) -> None:
-        """The record goes first: from then on nobody sees the run, and whoever finds the rest may delete it."""
         try:
             with self._store.lock(seen.run_id):
                 if self._place.is_recordless(seen.run_id):  # another prune was faster
@@ -150,10 +158,11 @@ class Pruner:
                     await aside(self._save_images, seen.run_id, wanted)
                     await self._place.measure(seen.run_id, done)
                     done.runs.append(seen.run_id)
-                    self._place.record_file(seen.run_id).unlink()
-                    await self._place.delete_rest(seen.run_id)
+                    await self._place.delete_run(seen.run_id)
         except RunBusyError:
             done.busy.append(seen.run_id)
+        except UnknownNameError:  # another prune was faster, where who is gone cannot be held
+            return
 
     def _is_as_seen(self, seen: RunRecord) -> bool:
         """Nobody went on with it meanwhile, or booked that."""
@@ -178,7 +187,7 @@ class Pruner:
     async def _vacuum(self, done: Pruned) -> None:
         """Give free pages back to the disk. Somebody who writes, or a full disk, is no failure: the runs are gone."""
         [(free,)] = await self._database.read("PRAGMA freelist_count")
-        needed = 2 * await self._database_bytes()
+        needed = 2 * await self._database.size()
         if free and shutil.disk_usage(self._place.home).free < needed:
             done.notes.append(f"the database keeps its size: to shrink it the disk needs {readable(needed)}")
             return
@@ -188,9 +197,3 @@ class Pruner:
             await self._database.read("PRAGMA wal_checkpoint(TRUNCATE)")
         except StorageError as exc:
             done.notes.append(f"the database keeps its size: {exc}")
-
-    async def _database_bytes(self) -> int:
-        """The size of the database, wherever its pages lie at the moment."""
-        [(pages,)] = await self._database.read("PRAGMA page_count")
-        [(size,)] = await self._database.read("PRAGMA page_size")
-        return int(pages) * int(size)

@@ -10,14 +10,14 @@ from typing import Any
 
 from graph.driver import Published
 from graph.rerun import NODES
-from graph.store import RunRecord, RunStore
+from graph.store import RunRecord, RunStore, root_of
 from providers.base import Usage
 from providers.errors import StorageError, UnknownNameError, UsageError
 from routing.image_store import MEDIA_TYPES, ImageStore, PageStore, is_image_id, write_whole
 from routing.prices import total_cost
 from sparklio.page import render_page
 
-__all__ = ["PAGE_FILE", "RESULT_FILE", "Publisher", "out_folder", "read_result"]
+__all__ = ["IMAGES", "PAGE_FILE", "RESULT_FILE", "Publisher", "encoded", "holder_of", "out_folder", "read_result"]
 
 RESULT_FILE = "result.json"
 PAGE_FILE = "page.html"
@@ -25,19 +25,20 @@ IMAGES = "images"
 
 
 class Publisher:
-    """Writes each result into the run's own folder, and into ``--out`` where that is another one.
+    """Keeps each result with its run, and its page, which ``meta.page_id`` names, under its hash: it never changes.
 
-    The own folder is what ``show``, ``resume`` and reruns read: somebody else may write into ``--out`` later. The page
-    that ``meta.page_id`` names stands under its hash besides, where it never changes.
+    Where a person drives the run, copies go into the run's own folder, and into ``--out`` where that is another one;
+    somebody else may write there later. The disk of a worker, who drives runs for everybody, would fill with them: see
+    :mod:`sparklio.copies`.
 
     Args:
         images: the gateway's store; the pages lie beside it.
-        runs: where the runs' own folders are.
+        runs: where the results are, and the runs' own folders.
     """
 
     def __init__(self, images: ImageStore, runs: RunStore) -> None:
         self._images = images
-        self._pages = PageStore.beside(images.folder)
+        self._pages = PageStore.of(images)
         self._runs = runs
 
     async def __call__(self, record: RunRecord, state: Mapping[str, Any], clock: Callable[[], int]) -> Published:
@@ -51,9 +52,9 @@ class Publisher:
     def _publish(self, record: RunRecord, state: Mapping[str, Any], clock: Callable[[], int]) -> Published:
         image = self._image(record, state["image"]["image_id"])
         content = image.read_bytes()
-        folders = list(dict.fromkeys((self._runs.folder(record.run_id).resolve(), record.out.resolve())))
+        folders = self._folders(record)
         result = build_result(record, state)
-        result["image"] = result["image"] | {"url": (folders[-1] / IMAGES / image.name).as_uri()}
+        result["image"] = result["image"] | {"url": _copy_of(image, folders).as_uri()}
         page = render_page(
             result,
             product=state["product_input"],
@@ -66,9 +67,19 @@ class Publisher:
             write_whole(folder / IMAGES / image.name, content)
             write_whole(folder / PAGE_FILE, page)
         result["meta"]["wall_ms"] = clock()
+        told = encoded(result)
+        self._runs.save_result(record.run_id, told)
         for folder in folders:
-            write_whole(folder / RESULT_FILE, json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
-        return Published(result, record.out / RESULT_FILE, record.out / PAGE_FILE)
+            _write_if_other(folder / RESULT_FILE, told)
+        place = record.out if not folders or record.out.resolve() in folders else folders[-1]
+        return Published(result, place / RESULT_FILE, place / PAGE_FILE)
+
+    def _folders(self, record: RunRecord) -> list[Path]:
+        """Where copies go. ``--out`` may be a folder of another machine, on which the run was begun."""
+        if not self._runs.has_folder(record):
+            return []
+        own, out = self._runs.folder(record.run_id).resolve(), record.out.resolve()
+        return [own] if own == out or (self._runs.shared and not out.is_dir()) else [own, out]
 
     def _image(self, record: RunRecord, image_id: str) -> Path:
         """From the store, or from the folder of a member of the family: an emptied cache loses no rerun."""
@@ -84,6 +95,21 @@ class Publisher:
             ) from exc
 
 
+def _copy_of(image: Path, folders: list[Path]) -> Path:
+    return folders[-1] / IMAGES / image.name if folders else image.resolve()
+
+
+def _write_if_other(path: Path, content: bytes) -> None:
+    """A store of files has written the run's own one already."""
+    if not path.is_file() or path.read_bytes() != content:
+        write_whole(path, content)
+
+
+def encoded(result: Mapping[str, Any]) -> bytes:
+    """What result.json holds."""
+    return json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n"
+
+
 def out_folder(out: str | Path | None, member: str | None = None) -> Path | None:
     """``out`` made absolute, before anything is made for it; a rerun may publish where its family, of which ``member``
     is one, has published before.
@@ -94,36 +120,37 @@ def out_folder(out: str | Path | None, member: str | None = None) -> Path | None
     if not out:
         return None
     folder = Path(out).expanduser().absolute()
-    try:
-        holder = str(json.loads((folder / RESULT_FILE).read_bytes())["meta"]["run_id"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return folder  # no result of ours is there
-    if member is None or _family(holder) != _family(member):
+    holder = holder_of(folder)
+    if holder is not None and (member is None or root_of(holder) != root_of(member)):
         raise UsageError(
             f"{folder} holds the page of run {holder!r}", hint="choose another --out, or remove that folder first"
         )
     return folder
 
 
-def _family(run_id: str) -> str:
-    return run_id.partition(".")[0]
+def holder_of(folder: Path) -> str | None:
+    """The run whose result is in the folder; None: no result of ours is there."""
+    try:
+        return str(json.loads((folder / RESULT_FILE).read_bytes())["meta"]["run_id"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def read_result(runs: RunStore, run_id: str) -> dict[str, Any]:
-    """The result of a run, from the run's own folder.
+    """The result of a run as it was published, wherever that was.
 
     Raises:
         FileNotFoundError: it has none (yet).
         StorageError: it cannot be read.
     """
-    path = runs.folder(run_id) / RESULT_FILE
+    content = runs.read_result(run_id)
+    if content is None:
+        raise FileNotFoundError(f"run {run_id} has no result")
     try:
-        result: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError) as exc:
+        result: dict[str, Any] = json.loads(content)
+    except ValueError as exc:
         raise StorageError(
-            f"{path} is damaged", hint=f"make it again: sparklio rerun {run_id} --from reviewer"
+            f"the result of run {run_id!r} is damaged", hint=f"make it again: sparklio rerun {run_id} --from reviewer"
         ) from exc
     return result
 

@@ -13,16 +13,16 @@ from graph.database import Database, open_database
 from graph.history import Point
 from graph.inputs import RunInput, load_input
 from graph.planning import Preview
-from graph.run_files import FileRunStore
 from graph.runs import Event, Runs
 from graph.store import RunRecord
 from nodes.context import Context
 from routing.contracts import Language, Mode, Stage
 from routing.gateways import Gateways, build_gateways
-from routing.image_store import ImageStore, image_id
+from routing.image_store import ImageStore, image_id, image_store
 from routing.settings import Settings, load_settings
 from sparklio.made import Run, compare_runs, read_run
 from sparklio.publish import Publisher, out_folder
+from sparklio.stores import open_run_store
 
 if TYPE_CHECKING:
     from sparklio.pruning import Pruned
@@ -66,14 +66,15 @@ class Sparklio:
         self._runs: Runs | None = None
         self._database: Database | None = None
         self._gateways: Gateways | None = None
+        self._images: ImageStore | None = None
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             gateways = self._build(self.settings)
             stack.push_async_callback(gateways.aclose)
-            path = self.settings.home / "checkpoints.sqlite"
-            database = await stack.enter_async_context(open_database(path, self.settings.encryption_key))
-            store = FileRunStore(self.settings.home)
+            place = self.settings.database_url or self.settings.home / "checkpoints.sqlite"
+            database = await stack.enter_async_context(open_database(place, self.settings.encryption_key))
+            store = stack.enter_context(open_run_store(self.settings))
             self._database, self._gateways = database, gateways
             self._runs = Runs(
                 store,
@@ -86,6 +87,10 @@ class Sparklio:
                 budget_usd=self.settings.run_budget_usd,
                 secrets=self.settings.secrets,
             )
+            if self.settings.broker_url:
+                from graph.rings import listening
+
+                await stack.enter_async_context(listening(self.settings.broker_url, self._runs.bells))
             self._resources = stack.pop_all()
         return self
 
@@ -115,7 +120,9 @@ class Sparklio:
     @property
     def images(self) -> ImageStore:
         """Where the gateway keeps images, and photos to start from."""
-        return ImageStore(self.settings.images)
+        if self._images is None:
+            self._images = image_store(self.settings)
+        return self._images
 
     async def add_photo(self, photo: str | Path | bytes) -> str:
         """Store a photo of the product and return its id, for ``product={"photo": id}``.
@@ -309,7 +316,7 @@ class Sparklio:
         """
         from sparklio.pruning import Pruner
 
-        pruner = Pruner(self.settings.home, self.settings.images, self._opened())
+        pruner = Pruner(self.settings.home, self.images, self._opened(), self.runs.store)
         return await pruner.prune(older_than=older_than, keep=keep, unfinished=unfinished, dry_run=dry_run)
 
     def draw(self, format: Literal["mermaid", "ascii", "svg"] = "mermaid") -> str:
@@ -344,7 +351,7 @@ class Sparklio:
             RunUnfinishedError: it has no result (yet).
             StorageError: its files cannot be read.
         """
-        return await read_run(self.runs, run_id)
+        return await read_run(self.runs, run_id, self.images)
 
 
 def run(**arguments: Any) -> Run:

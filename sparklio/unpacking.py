@@ -6,6 +6,8 @@ import asyncio
 import io
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,10 @@ from providers.errors import ConfigError, InputError, RunExistsError, SparklioEr
 from providers.pictures import MEDIA_TYPES as FORMATS
 from providers.pictures import picture_of
 from routing.image_store import MEDIA_TYPES, ImageStore, PageStore, hash_id, write_whole
+from sparklio.copies import read_events
 from sparklio.package import LOGS, MAX_BYTES, Package, is_event, open_package, rows_file, unfit
-from sparklio.publish import PAGE_FILE, RESULT_FILE
-from sparklio.rows import TABLES, Row, form_of, insertions, key_of, plain, sealed, to_row
+from sparklio.publish import PAGE_FILE, RESULT_FILE, encoded
+from sparklio.rows import TABLES, Row, form_of, key_of, plain, sealed, to_row
 
 __all__ = ["Checked", "check_file", "check_package", "unpack_run"]
 
@@ -129,26 +132,50 @@ async def unpack_run(store: RunStore, images: ImageStore, database: Database, pa
         StorageError: the data folder cannot be written.
     """
     packed, statements = await to_its_end(asyncio.to_thread(_check_all, package, database))
-    run_id = packed.run_id
-    _check_new(store, run_id)
-    with store.lock(run_id):
-        _check_new(store, run_id)
+    run_id, folder = packed.run_id, store.folder(packed.run_id)
+    nobody = {"keeper": None, "batch": None, "request": None}  # a file from elsewhere books no work here
+    record = packed.model_copy(update={"out": folder, "input_file": None, **nobody})
+    with _place(store, record):
         await database.forget(run_id)
         await database.write(*statements)
-        folder = store.folder(run_id)
         await to_its_end(asyncio.to_thread(store.clear, run_id))
-        await to_its_end(asyncio.to_thread(_write_files, package, folder, images))
-        nobody = {"keeper": None, "request": None}  # a file from elsewhere books no work here
-        record = packed.model_copy(update={"out": folder, "input_file": None, **nobody})
+        await to_its_end(asyncio.to_thread(_write_files, package, run_id, store, images))
         store.save(record)
     return record
+
+
+@contextmanager
+def _place(store: RunStore, record: RunRecord) -> Iterator[None]:
+    """Hold the run's id. A table holds only what stands in it: there the record comes first, as of a run that is not
+    whole, and goes again where the block fails.
+    """
+    run_id = record.run_id
+    _check_new(store, run_id)
+    if store.shared:
+        store.create(record.model_copy(update={"status": "cancelled"}))
+    try:
+        with store.lock(run_id):
+            if not store.shared:
+                _check_new(store, run_id)
+            yield
+    except BaseException:
+        if store.shared:
+            store.discard(run_id)
+        raise
 
 
 def _check_all(package: Package, database: Database) -> tuple[RunRecord, list[Statement]]:
     """The record, and the statements that write its rows as they may stand among this machine's."""
     packed = check_package(package)
     rows = _checked(package, database, packed.rows)
-    return packed.record, [one for table, held in rows.items() for one in insertions(table, held)]
+    return packed.record, [one for table, held in rows.items() for one in _insertions(package, database, table, held)]
+
+
+def _insertions(package: Package, database: Database, table: str, rows: list[Row]) -> list[Statement]:
+    try:
+        return database.insertions(table, rows)
+    except (SparklioError, ValueError, RecursionError) as exc:
+        raise unfit(package.path, f"{rows_file(table)} holds a row that cannot be kept here: {exc}") from exc
 
 
 def _check_new(store: RunStore, run_id: str) -> None:
@@ -281,7 +308,8 @@ def _check_typed(database: Database, table: str, held: dict[str, Any], content: 
         raise ValueError("no checkpoint")
 
 
-def _write_files(package: Package, folder: Path, images: ImageStore) -> None:
+def _write_files(package: Package, run_id: str, store: RunStore, images: ImageStore) -> None:
+    folder = store.folder(run_id)
     for name in package.images:
         content = package.read(name)
         write_whole(folder / name, content)
@@ -291,10 +319,12 @@ def _write_files(package: Package, folder: Path, images: ImageStore) -> None:
             write_whole(folder / name, package.read(name))
     if RESULT_FILE in package:
         result = _result(package)
-        _store_page(package, result["meta"].get("page_id"), PageStore.beside(images.folder))
+        _store_page(package, result["meta"].get("page_id"), PageStore.of(images))
         image = folder.resolve() / str(_image_file(package, result["image"]["image_id"]))
         result["image"]["url"] = image.as_uri()
-        write_whole(folder / RESULT_FILE, json.dumps(result, ensure_ascii=False, indent=2).encode() + b"\n")
+        store.save_result(run_id, encoded(result))
+    if store.shared:
+        read_events(store, run_id)
 
 
 def _store_page(package: Package, page_id: str | None, pages: PageStore) -> None:

@@ -52,7 +52,7 @@ def test_an_image_that_is_asked_for_again_is_young_again(tmp_path: Path) -> None
 
 
 def test_a_page_lies_under_its_hash_and_is_written_once(tmp_path: Path, synced: list[str]) -> None:
-    store = PageStore.beside(tmp_path / "images")
+    store = PageStore.of(ImageStore(tmp_path / "images"))
     name = store.save(b"<html></html>")
     assert name == hashlib.sha256(b"<html></html>").hexdigest()[:32]
     assert store.path(name) == tmp_path / "pages" / f"{name}.html"

@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from graph.inputs import RunInput
-from graph.long_texts import ThriftySaver
+from graph.sqlite import Statement
+from graph.sqlite_database import SqliteDatabase, ThriftySaver
 from graph.vault import PLAIN
 from providers.errors import (
     ConfigError,
@@ -41,7 +42,7 @@ from providers.errors import (
 )
 from routing.image_store import ImageStore
 from sparklio import Sparklio, data_folder, leftovers, package, packing, pruning, unpacking
-from sparklio.rows import TABLES, image_names, insertions
+from sparklio.rows import TABLES, Row, image_names
 from tests.conftest import BRAND, PRODUCT
 from tests.test_cli import Shell
 
@@ -725,12 +726,14 @@ async def test_a_torn_unpack_shows_nothing_and_can_be_repeated(
 async def test_rows_that_cannot_be_written_are_not_written_in_part(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    insertions = SqliteDatabase.insertions
+
+    def one_twice(self: SqliteDatabase, table: str, rows: list[Row]) -> list[Statement]:
+        return insertions(self, table, [*rows, rows[0]] if table == "writes" else rows)
+
     async with Sparklio(home=tmp_path / "there") as there:
         with monkeypatch.context() as broken:
-            broken.setattr(
-                "sparklio.unpacking.insertions",
-                lambda table, rows: insertions(table, [*rows, rows[0]] if table == "writes" else rows),
-            )
+            broken.setattr(SqliteDatabase, "insertions", one_twice)
             with pytest.raises(StorageError):
                 await there.unpack(good)
         assert there.runs.store.all() == []

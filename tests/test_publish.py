@@ -68,6 +68,7 @@ async def test_the_page_is_in_the_store_before_any_result(tmp_path: Path, monkey
 
     monkeypatch.setattr("sparklio.publish.write_whole", noted)
     monkeypatch.setattr("routing.image_store.write_whole", noted)
+    monkeypatch.setattr("graph.run_files.write_whole", noted)
     await Publisher(images, store)(record, state, lambda: 1)
     assert written[0] == ".html"
     assert written[-2:] == ["result.json", "result.json"]
