@@ -16,9 +16,12 @@ from routing.yaml_text import YamlTextError, parse_yaml
 from sparklio import families, server_command, terminal
 from sparklio.batch import command as batch_command
 from sparklio.options import AsJson, RunId
+from sparklio.worker import command as worker_command
 
 if TYPE_CHECKING:
-    from graph.store import RunRecord
+    from contextlib import AbstractContextManager
+
+    from graph.store import RunRecord, RunStore
     from sparklio.studio import Sparklio
 
 __all__ = ["app", "main"]
@@ -157,7 +160,8 @@ def rerun(
             return
         if not preview["nodes"]:
             if as_json:
-                terminal.print_json(read_result(_store(), run_id))
+                with _store() as store:
+                    terminal.print_json(read_result(store, run_id))
             else:
                 terminal.say(f"nothing has changed since {run_id}; --from NODE runs an agent again all the same")
             return
@@ -173,7 +177,8 @@ def runs(as_json: AsJson = False) -> None:
     """List the runs, the latest first."""
     from sparklio.tables import runs_table
 
-    records = [record.summary() for record in _store().all()]
+    with _store() as store:
+        records = [record.summary() for record in store.all()]
     if as_json:
         terminal.print_json({"runs": records})
     elif records:
@@ -188,7 +193,8 @@ def history(run_id: RunId, as_json: AsJson = False) -> None:
     from sparklio.studio import Sparklio
     from sparklio.tables import history_tree
 
-    family = [record.summary() for record in _store().family(run_id)]
+    with _store() as store:
+        family = [record.summary() for record in store.family(run_id)]
 
     async def read() -> list[dict[str, Any]]:
         async with Sparklio() as studio:
@@ -214,22 +220,31 @@ def history(run_id: RunId, as_json: AsJson = False) -> None:
 @app.command()
 def show(run_id: RunId, as_json: AsJson = False) -> None:
     """Show a run: its state, what it wrote, and where the page is."""
+    from routing.image_store import image_store
+    from routing.settings import load_settings
+    from sparklio.copies import make_copies, page_here, result_here
     from sparklio.publish import read_result
     from sparklio.tables import run_summary
 
-    store = _store()
-    record = store.load(run_id)
-    try:
-        result = read_result(store, run_id)
-    except FileNotFoundError:
-        result = None
-    body = {**record.summary(), "nodes": record.nodes, "error": record.error, "result": result}
+    with _store() as store:
+        record = store.load(run_id)
+        try:
+            result = read_result(store, run_id)
+        except FileNotFoundError:
+            result = None
+        out = record.out
+        if result is not None and store.shared:  # another machine may have made it
+            make_copies(store, image_store(load_settings()), run_id, result)
+            result, out = result_here(store, run_id, result), page_here(store, record).parent
+    told = {"nodes": record.nodes, "error": record.error, "result": result, "out": str(out)}
+    body = {**record.summary(), **told}
     if as_json:
         terminal.print_json(body)
     else:
         terminal.show(run_summary(body))
         if record.status in ("failed", "interrupted", "cancelled"):
-            terminal.say(f"go on with: sparklio resume {run_id}")
+            verb = "retry" if (record.keeper, record.status) == ("workers", "failed") else "resume"
+            terminal.say(f"go on with: sparklio {verb} {run_id}")
 
 
 @app.command()
@@ -293,6 +308,7 @@ def doctor(
 app.add_typer(batch_command.commands)
 app.add_typer(families.commands)
 app.add_typer(server_command.commands)
+app.add_typer(worker_command.commands)
 
 
 def main() -> None:
@@ -328,16 +344,16 @@ def _run(words: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _store() -> Any:
-    from graph.run_files import FileRunStore
+def _store() -> AbstractContextManager[RunStore]:
     from routing.settings import load_settings
+    from sparklio.stores import open_run_store
 
-    return FileRunStore(load_settings().home)
+    return open_run_store(load_settings())
 
 
 def _record(run_id: str) -> RunRecord:
-    record: RunRecord = _store().load(run_id)
-    return record
+    with _store() as store:
+        return store.load(run_id)
 
 
 async def _preview(studio: Sparklio, run_id: str, start_at: str | None, changes: dict[str, Any]) -> dict[str, Any]:
