@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from providers.base import MendingStep
+from providers.base import Finding, MendingStep
 from providers.errors import SparklioError
 from routing.doctor import Report, examine
 from routing.settings import Settings
@@ -21,12 +21,21 @@ Mend = Callable[[], AsyncGenerator[MendingStep, None]]
 
 async def check_up(settings: Settings, *, fix: bool) -> tuple[Report, list[SparklioError]]:
     """Examine; with ``fix`` mend what can be mended and examine again. Also returns what the mending failed with."""
-    report = await examine(settings)
+    report = await examine(settings, _backends(settings))
     mendings = [(one.subject, one.mend) for one in report.findings if one.mend is not None]
     if not fix or not mendings:
         return report, []
     failures = await _mend(mendings)
-    return await examine(settings), failures
+    return await examine(settings, _backends(settings)), failures
+
+
+def _backends(settings: Settings) -> Callable[[Settings], Sequence[Finding]] | None:
+    """Looks at the database and the broker, where there are any."""
+    if not settings.database_url and not settings.broker_url:
+        return None
+    from sparklio.server.backends import examine_backends
+
+    return examine_backends
 
 
 async def _mend(mendings: Iterable[tuple[str, Mend]]) -> list[SparklioError]:

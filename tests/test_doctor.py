@@ -26,6 +26,9 @@ from routing.doctor import Report, examine
 from routing.packaged_files import DEFAULT_CONFIG
 from routing.settings import load_settings
 from sparklio.cli import main
+from sparklio.worker.broker import connect
+from sparklio.worker.registry import Worker, announce
+from tests.redis_server import RedisServer
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama_library import OllamaLibraryStandIn
 from tests.standins.server import free_port
@@ -521,3 +524,45 @@ def test_the_verdict(states: tuple[Any, ...], verdict: str) -> None:
     report = Report("live", tuple(Finding("x", state, "") for state in states))
     assert report.verdict == verdict
     assert report.can_run == ("failed" not in states)
+
+
+# -- what servers and workers share ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("closed")
+def test_a_database_and_a_broker_that_are_away(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the database nothing runs; without the broker it waits."""
+    nowhere = free_port()
+    monkeypatch.setenv("SPARKLIO_DATABASE_URL", f"postgresql://me:hunter2secret@127.0.0.1:{nowhere}/x")
+    monkeypatch.setenv("SPARKLIO_BROKER_URL", f"redis://:hunter3secret@127.0.0.1:{nowhere}/0")
+    done = doctor()
+    assert done.returncode == 1
+    assert "secret" not in done.stdout + done.stderr
+    findings = doctor.findings()
+    assert {name: findings[name]["state"] for name in ("database", "broker")} == {
+        "database": "failed",
+        "broker": "warning",
+    }
+    assert "SPARKLIO_DATABASE_URL" in findings["database"]["remedy"]
+    assert "redis-server" in findings["broker"]["remedy"]
+    assert "workers" not in findings
+
+
+@pytest.mark.usefixtures("closed")
+def test_workers_that_lack_are_told_with_the_command(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch, database_url: str, redis: RedisServer
+) -> None:
+    monkeypatch.setenv("SPARKLIO_DATABASE_URL", database_url)
+    monkeypatch.setenv("SPARKLIO_BROKER_URL", redis.url)
+    findings = doctor.findings()
+    assert {findings[name]["state"] for name in ("database", "broker")} == {"ok"}
+    assert (findings["workers"]["state"], findings["workers"]["remedy"]) == (
+        "warning",
+        "sparklio worker --queues text,image",
+    )
+    with connect(redis.url) as client:
+        worker = Worker(host="h", pid=1, queues=["text", "image"], concurrency=1, mode="live", version="0")
+        announce(client, worker)
+        assert "GENERATOR_MODE=mock" in doctor.findings()["workers"]["remedy"]
+        announce(client, worker.model_copy(update={"mode": "mock"}))
+        assert doctor.findings()["workers"]["message"] == "1 live: text 1 at a time, image 1 at a time"

@@ -25,6 +25,11 @@ from sparklio import __version__
 from sparklio.server import probes
 from sparklio.server.errors import ERROR_ANSWERS, add_error_handlers
 from sparklio.server.routes import health
+from sparklio.server.routes.health import Health
+from sparklio.worker.broker import connect
+from sparklio.worker.registry import Worker, announce
+from tests.redis_server import RedisServer
+from tests.serving import free_port
 from tests.standins.anthropic import AnthropicStandIn
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
@@ -277,3 +282,42 @@ async def test_the_log_tells_at_the_start_that_the_gateway_cannot_work(
         async with asyncio.timeout(20):
             while "the gateway is not ready: llm: no oven" not in caplog.text:  # noqa: ASYNC110  # a log rings no bell
                 await asyncio.sleep(0.01)
+
+
+async def test_without_its_database_a_server_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nobody is told the password. Without broker and workers it books runs all the same."""
+    nowhere = free_port()
+    monkeypatch.setenv("SPARKLIO_DATABASE_URL", f"postgresql://me:hunter2secret@127.0.0.1:{nowhere}/x")
+    monkeypatch.setenv("SPARKLIO_BROKER_URL", f"redis://:hunter3secret@127.0.0.1:{nowhere}/0")
+    async with asking() as ask:
+        answer = await ask("/ready")
+    body = answer.json()
+    assert (answer.status_code, body["ready"]) == (503, False)
+    assert (body["database"]["healthy"], body["database"]["error"]["code"]) == (False, "storage")
+    assert (body["broker"]["healthy"], body["broker"]["error"]["code"]) == (False, "broker")
+    assert all(body[name]["error"]["hint"] for name in ("database", "broker"))
+    assert "workers" not in body
+    assert "secret" not in answer.text
+
+
+async def test_a_server_without_workers_is_ready_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, redis: RedisServer
+) -> None:
+    monkeypatch.setenv("SPARKLIO_DATABASE_URL", database_url)
+    async with asking() as ask:
+        alone = (await ask("/ready")).json()
+    monkeypatch.setenv("SPARKLIO_BROKER_URL", redis.url)
+    async with asking() as ask:
+        body = (await ask("/ready")).json()
+        with connect(redis.url) as client:
+            announce(client, Worker(host="h", pid=1, queues=["text"], concurrency=4, mode="mock", version="0"))
+        later = Health(load_settings({}))
+        found = (await later.ready()).workers
+    assert alone["database"]["healthy"] is True
+    assert not {"broker", "workers"} & alone.keys()
+    assert body["ready"] is True
+    assert body["workers"]["alive"] == 0
+    assert body["workers"]["hint"] == "nobody takes from text and image: sparklio worker --queues text,image"
+    assert found is not None
+    assert (found.alive, found.slots) == (1, {"text": 4, "image": 0})
+    assert found.hint == "nobody takes from image: sparklio worker --queues image"

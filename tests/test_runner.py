@@ -33,8 +33,13 @@ async def book(studio: Sparklio, run_id: str, status: Status = "queued", **what:
 
 
 async def submitted(studio: Sparklio, runner: Runner, run_id: str) -> None:
-    with runner.place() as submit:
+    async with runner.place() as submit:
         submit(await book(studio, run_id))
+
+
+async def enter(runner: Runner) -> None:
+    async with runner.place():
+        pass
 
 
 def status(studio: Sparklio, run_id: str) -> str:
@@ -94,7 +99,7 @@ async def test_runs_are_driven_in_their_order_and_so_many_at_once(tmp_path: Path
             await submitted(studio, runner, name)
         await until(lambda: gate.inside == at_once)
         assert runner.counts() == {"running": at_once, "queued": 6 - at_once}
-        assert [runner.position(name) for name in names] == [*[None] * at_once, *range(1, 7 - at_once)]
+        assert [await runner.position(name) for name in names] == [*[None] * at_once, *range(1, 7 - at_once)]
         gate.open()
         await idle(runner)
         assert {status(studio, name) for name in names} == {"finished"}
@@ -133,8 +138,8 @@ async def test_the_time_to_come_again_is_that_of_the_latest_runs(tmp_path: Path,
         gate.close()
         for name in ("c", "d", "e"):
             await submitted(studio, runner, name)
-        with pytest.raises(QueueFullError) as refused, runner.place():
-            pass
+        with pytest.raises(QueueFullError) as refused:
+            await enter(runner)
         assert refused.value.retry_after == 100, "200 s on average, two at a time"
         gate.open()
         await idle(runner)
@@ -150,8 +155,8 @@ async def test_before_a_run_has_ended_the_time_to_come_again_is_small(tmp_path: 
         await until(lambda: gate.inside)
         told = []
         for _ in range(3):
-            with pytest.raises(QueueFullError) as refused, runner.place():
-                pass
+            with pytest.raises(QueueFullError) as refused:
+                await enter(runner)
             told.append(refused.value.retry_after)
         assert told == [1, 13, 30], "as long as the run has taken so far, within bounds"
         gate.open()
@@ -318,7 +323,7 @@ async def test_who_is_put_off_waits_behind_the_others_and_can_be_resumed_and_can
             runner.submit(record)
         await until(lambda: disk.refused >= 4 and not runner.counts()["running"])
         assert runner.counts() == {"running": 0, "queued": 2}
-        assert [runner.position(name) for name in ("first", "second")] == [1, 2]
+        assert [await runner.position(name) for name in ("first", "second")] == [1, 2]
         disk.full = False
         assert (await runner.cancel("first")).status == "cancelled"
         assert (await runner.resume("second")).status == "queued"
@@ -355,7 +360,7 @@ async def test_a_waiting_run_is_taken_out_of_the_queue(tmp_path: Path, gate: Gat
         for name in ("first", "second", "third"):
             await submitted(studio, runner, name)
         assert (await runner.cancel("second")).status == "cancelled"
-        assert [runner.position(name) for name in ("second", "third")] == [None, 1]
+        assert [await runner.position(name) for name in ("second", "third")] == [None, 1]
         gate.open()
         await idle(runner)
         assert status(studio, "second") == "cancelled"
@@ -426,7 +431,7 @@ async def test_a_stop_interrupts_what_is_driven_and_leaves_the_image_to_be_made(
     asked = len(ollama.chats)
     comfyui.release()
     async with Sparklio(home=tmp_path) as studio, Runner(studio.runs, at_once=1, queued=5) as runner:
-        assert runner.position("second") == 1, "the oldest first"
+        assert await runner.position("second") == 1, "the oldest first"
         await idle(runner)
         assert (status(studio, "first"), status(studio, "second")) == ("finished", "finished")
     assert len(comfyui.accepted) == len(comfyui.executed) == 2
@@ -485,7 +490,7 @@ async def test_what_a_dead_server_has_left_is_taken_over_by_one_that_lives(tmp_p
                 held.close()
                 await until(lambda: runner.ended["finished"] == 3)
                 assert status(studio, "held") == "finished", "its owner is gone now"
-                assert runner.booked("token") == "waits"
+                assert await runner.booked("token") == "waits"
 
 
 async def test_what_was_seen_once_may_still_be_being_booked(
@@ -550,7 +555,7 @@ async def test_what_was_booked_for_a_request_is_found_again(tmp_path: Path) -> N
     async with Sparklio(home=tmp_path) as studio:
         await book(studio, "page", request="token")
         async with Runner(studio.runs, at_once=1, queued=1) as runner:
-            assert (runner.booked("token"), runner.booked("another")) == ("page", None)
+            assert (await runner.booked("token"), await runner.booked("another")) == ("page", None)
             await idle(runner)
 
 

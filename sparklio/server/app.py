@@ -16,7 +16,7 @@ from sparklio.server.described import describe
 from sparklio.server.errors import ERROR_ANSWERS, add_error_handlers
 from sparklio.server.guards import add_guards
 from sparklio.server.metrics import Metrics
-from sparklio.server.routes import debug, graph, health, images, llm, media, metrics, runs
+from sparklio.server.routes import dead_letters, debug, graph, health, images, llm, media, metrics, runs
 from sparklio.server.services import open_services
 from sparklio.studio import Sparklio
 
@@ -65,8 +65,8 @@ def create_app(
     app.state.settings = studio.settings
     for router in (health.router, metrics.router):
         app.include_router(router)
-    for router in (llm.router, media.router, images.router, debug.router, runs.router, graph.router):
-        app.include_router(router, prefix=API)
+    for part in (llm, media, images, debug, runs, dead_letters, graph):
+        app.include_router(part.router, prefix=API)
     describe(app)
     add_error_handlers(app)
     app.add_middleware(NoCircles)

@@ -18,11 +18,13 @@ from starlette.exceptions import HTTPException
 
 from providers.errors import (
     AttemptTimeoutError,
+    BrokerError,
     BudgetError,
     ConfigError,
     ConflictError,
     DeadlineError,
     InputError,
+    NoWorkerError,
     OverloadedError,
     ProviderError,
     QueueFullError,
@@ -33,6 +35,7 @@ from providers.errors import (
     UnauthorizedError,
     UnknownNameError,
     UsageError,
+    WorkerTimeLimitError,
 )
 from routing.logs import masked_description
 from sparklio.server.described import allowed
@@ -60,7 +63,10 @@ _STATUSES: tuple[tuple[type[SparklioError], int], ...] = (
     (BudgetError, 402),
     (RunBusyError, 409),
     (QueueFullError, 429),
+    (NoWorkerError, 503),
+    (BrokerError, 503),
     (OverloadedError, 503),
+    (WorkerTimeLimitError, 504),
     (DeadlineError, 504),
     (AttemptTimeoutError, 504),
     (ProviderError, 502),

@@ -7,7 +7,7 @@ configuration names and what has answered; whatever else a request asks for is c
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -41,7 +41,7 @@ class RunCounts(Protocol):
     """What drives the runs, as far as it is counted."""
 
     def counts(self) -> Mapping[str, int]:
-        """How many runs are in each state now, ``queued`` and ``running`` at least."""
+        """How many runs are in each state now in this server; empty where workers drive them."""
 
     @property
     def ended(self) -> Mapping[str, int]:
@@ -55,6 +55,13 @@ class JobCounts(Protocol):
         """How many jobs are in each state now, ``queued`` and ``running`` at least."""
 
 
+class QueueFigures(Protocol):
+    """What tells of a queue that servers and workers share."""
+
+    async def metrics(self) -> Sequence[Metric]:
+        """What can be had within a second."""
+
+
 class Metrics:
     """The counters of one server; ``registry`` is what ``/metrics`` tells."""
 
@@ -66,6 +73,7 @@ class Metrics:
         self._llm = _Calls("llm", "a chat model", models, self.registry)
         self._images = _Calls("image", "an image model or workflow", models, self.registry)
         self._watched = _Watched()
+        self._queue: QueueFigures | None = None
         self.registry.register(self._watched)
 
     def counted(self, gateways: Gateways, settings: Settings | None = None) -> Gateways:
@@ -79,9 +87,15 @@ class Metrics:
             media=_CountedImages(gateways.media, self._images),
         )
 
-    def watch(self, runner: RunCounts, jobs: JobCounts) -> None:
+    def watch(self, runner: RunCounts, jobs: JobCounts, queue: QueueFigures | None = None) -> None:
         """Tell at each scrape where runs and jobs stand then; those of an earlier call are forgotten."""
         self._watched.sources = (runner, jobs)
+        self._queue = queue
+
+    async def look(self) -> None:
+        """Ask where the workers' queue stands, before a scrape."""
+        if self._queue is not None:
+            self._watched.queue = await self._queue.metrics()
 
 
 class _Models:
@@ -202,6 +216,7 @@ class _Watched(Collector):
     """Reads at each scrape where runs and jobs stand."""
 
     sources: tuple[RunCounts, JobCounts] | None = None
+    queue: Sequence[Metric] = ()
 
     def collect(self) -> Iterator[Metric]:
         if self.sources is None:
@@ -213,6 +228,7 @@ class _Watched(Collector):
         for status, number in runner.ended.items():
             ended.add_metric([status], number)
         yield ended
+        yield from self.queue
 
 
 def _gauge(name: str, title: str, counts: Mapping[str, int]) -> Metric:

@@ -1,9 +1,9 @@
 """The Idempotency-Key header: a request that is repeated with its key is done once, and answered as at first.
 
-Answers are kept for a day in ``<home>/requests.sqlite``, apart for each API key and endpoint, encrypted where the
-database of the runs is. A request has a token, which stands in the file before anything is done: after a crash between
-the deed and its answer the repeated request comes with the same token, and whoever wrote it down with the deed (a run's
-record, an image's job) finds it again.
+Answers are kept for a day, apart for each API key and endpoint, encrypted where the database of the runs is: in
+``<home>/requests.sqlite``, or in PostgreSQL, where all servers find them. A request has a token, which stands there
+before anything is done: after a crash between the deed and its answer the repeated request comes with the same token,
+and whoever wrote it down with the deed (a run's record, an image's job) finds it again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from graph.vault import Vault
 from providers.errors import InputError, StorageError
 from routing.contracts import Mode
 from sparklio.server.bodies import wants_events
-from sparklio.server.request_book import Answer, RequestBook, Turn, under_way
+from sparklio.server.request_book import Answer, Book, RequestBook, Turn, under_way
 
 __all__ = ["REPLAYED", "IdempotencyKey", "Once"]
 
@@ -54,21 +54,22 @@ Make = Callable[[str | None], Awaitable[Any]]
 
 
 class Once:
-    """``async with Once(home) as once``; several servers may share a data folder.
+    """``async with Once(home) as once``; several servers may share a data folder, or a book.
 
     Args:
         home: the data folder; it is there.
         key: 32 bytes that answers are encrypted with; None: they are not.
         mode: of the server; what a mock answered is no answer in live.
+        book: where the answers are kept, instead of the data folder.
 
     Raises:
         StorageError: on entering, where the file cannot be used.
         ConfigError: there is a key, and the package that encrypts is not installed.
     """
 
-    def __init__(self, home: Path, key: bytes | None = None, mode: Mode = "mock") -> None:
+    def __init__(self, home: Path, key: bytes | None = None, mode: Mode = "mock", *, book: Book | None = None) -> None:
         self._mode = mode
-        self._book = RequestBook(home, Vault(key))
+        self._book = book or RequestBook(home, Vault(key))
         self._working: dict[str, asyncio.Task[Any] | None] = {}
 
     async def __aenter__(self) -> Self:

@@ -7,11 +7,11 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, Protocol
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
@@ -20,11 +20,11 @@ from graph.sqlite import storage_errors
 from graph.vault import PLAIN, Vault
 from providers.errors import ConfigError, ConflictError, StorageError
 
-__all__ = ["Answer", "RequestBook", "Turn", "under_way"]
+__all__ = ["KEPT_S", "Answer", "Book", "RequestBook", "Row", "Turn", "before_now", "under_way"]
 
 log = logging.getLogger(__name__)
 
-_KEPT_S = 24 * 3600.0
+KEPT_S = 24 * 3600.0
 _CLEANED_EVERY_S = 600.0
 _BUSY_TIMEOUT_S = 30.0
 
@@ -64,6 +64,40 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+class Row(NamedTuple):
+    """What stands of a request, as the columns of the table."""
+
+    digest: str
+    token: str
+    owner: str | None
+    status: int | None
+    headers: str | None
+    form: str | None
+    body: bytes | None
+
+
+class Book(Protocol):
+    """Its methods take as long as a disk or a database does, and may be called from any thread."""
+
+    def open(self) -> None:
+        """Raises StorageError where it cannot be used."""
+
+    def close(self) -> None: ...
+
+    def begin(self, name: str, digest: str) -> Turn | Answer:
+        """The turn, or what was answered.
+
+        Raises:
+            ConflictError: the name came with another digest before, or somebody is at it.
+        """
+
+    def keep(self, turn: Turn, answer: Answer) -> None:
+        """Remember the answer, and end the turn."""
+
+    def give_back(self, turn: Turn) -> None:
+        """End the turn without an answer."""
 
 
 class RequestBook:
@@ -109,15 +143,15 @@ class RequestBook:
             self._lock_file(self._owner).unlink(missing_ok=True)
 
     def begin(self, name: str, digest: str) -> Turn | Answer:
-        """The turn, or what was answered. Raises ConflictError."""
+        """As :meth:`Book.begin`."""
         with self._transaction() as connection:
             now = time.time()
             self._clean(connection, now)
             row = connection.execute(
                 "SELECT digest, token, owner, status, headers, form, body FROM requests WHERE name = ? AND at > ?",
-                (name, now - _KEPT_S),
+                (name, now - KEPT_S),
             ).fetchone()
-            before = self._before(digest, *row) if row else None
+            before = before_now(digest, Row(*row), self._vault, self._is_at_it) if row else None
             if isinstance(before, Answer):
                 return before
             turn = Turn(name, before or uuid4().hex)
@@ -127,20 +161,8 @@ class RequestBook:
             )
             return turn
 
-    def _before(
-        self, digest: str, known: str, token: str, owner: str | None, status: int | None, *answer: Any
-    ) -> Answer | str | None:
-        """What was answered before, else the token that it was tried with; None: something else failed."""
-        failed = status is None and owner is None
-        if digest != known:
-            if failed:
-                return None
-            raise _another()
-        if status is not None and (kept := self._read(status, *answer)):
-            return kept
-        if owner not in {None, self._owner} and self._lives(self._lock_file(str(owner))):
-            raise under_way()
-        return token
+    def _is_at_it(self, owner: str) -> bool:
+        return owner != self._owner and self._lives(self._lock_file(owner))
 
     def keep(self, turn: Turn, answer: Answer) -> None:
         form, body = self._vault.encrypt(answer.body)
@@ -158,14 +180,6 @@ class RequestBook:
                 (time.time(), turn.name, turn.token),
             )
 
-    def _read(self, status: int, headers: str, form: str, body: bytes) -> Answer | None:
-        """None: the encryption's key is another one today. It is done again then, with the same token."""
-        try:
-            return Answer(status, json.loads(headers), self._vault.decrypt(form, body))
-        except (ConfigError, StorageError) as exc:
-            log.warning("an answer that was kept for its Idempotency-Key cannot be read: %s", exc)
-            return None
-
     def _set_up(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
         connection.execute("PRAGMA journal_mode=WAL")
@@ -182,7 +196,7 @@ class RequestBook:
     def _clean(self, connection: sqlite3.Connection, now: float) -> None:
         if now - self._cleaned_at >= _CLEANED_EVERY_S:
             self._cleaned_at = now
-            connection.execute("DELETE FROM requests WHERE at <= ?", (now - _KEPT_S,))
+            connection.execute("DELETE FROM requests WHERE at <= ?", (now - KEPT_S,))
             connection.execute("PRAGMA incremental_vacuum").fetchall()
 
     @contextmanager
@@ -223,6 +237,41 @@ class RequestBook:
                 return False
         except Timeout:
             return True
+
+
+def before_now(digest: str, row: Row, vault: Vault, is_at_it: Callable[[str], bool]) -> Answer | str | None:
+    """What was answered before, else the token that it was tried with; None: something else failed.
+
+    Args:
+        digest: of the request that comes now.
+        row: of its key.
+        vault: opens what was answered.
+        is_at_it: whether the owner of that name, another server, is still doing it.
+
+    Raises:
+        ConflictError: as :meth:`Book.begin`.
+    """
+    failed = row.status is None and row.owner is None
+    if digest != row.digest:
+        if failed:
+            return None
+        raise _another()
+    if kept := _read(row, vault):
+        return kept
+    if row.owner is not None and is_at_it(row.owner):
+        raise under_way()
+    return row.token
+
+
+def _read(row: Row, vault: Vault) -> Answer | None:
+    """None, too, where the encryption's key is another one today. It is done again then, with the same token."""
+    if row.status is None or row.headers is None or row.form is None or row.body is None:
+        return None
+    try:
+        return Answer(row.status, json.loads(row.headers), vault.decrypt(row.form, row.body))
+    except (ConfigError, StorageError) as exc:
+        log.warning("an answer that was kept for its Idempotency-Key cannot be read: %s", exc)
+        return None
 
 
 def under_way() -> ConflictError:

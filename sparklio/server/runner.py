@@ -12,11 +12,12 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Self
+from random import uniform
+from typing import TYPE_CHECKING, Self
 
 from pydantic import ValidationError
 
@@ -31,7 +32,11 @@ from providers.errors import (
     UnknownNameError,
     describe,
 )
-from sparklio.server.run_list import TO_RUN, RunList
+from sparklio.server.run_keeper import ENDED, STOPS_WITHIN_S, Submit
+from sparklio.server.run_list import TO_RUN, run_list
+
+if TYPE_CHECKING:
+    from graph.run_table import PostgresRunStore
 
 __all__ = ["KEEPER", "Runner"]
 
@@ -40,11 +45,11 @@ log = logging.getLogger(__name__)
 KEEPER = "server"
 """What the records of our runs name: who goes on with them."""
 
-_ENDED = ("finished", "failed", "cancelled")
 _STOPPED_WITHIN_S = 1.8  # 2 s are promised, and the database is still to be closed
 _GUESSED_AT_MOST_S = 30.0
 _LOOKS_EVERY_S = 20.0  # what was left is taken when it is seen twice
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 1.0, 30.0
+_HEEDS_EVERY_S = 0.5
 _REMEMBERED_TIMES = 20
 _REMEMBERED_REQUESTS = 5_000
 
@@ -59,9 +64,11 @@ class Runner:
         at_once: how many runs are driven at a time.
         queued: how many more may wait. What waited when the server stopped is taken again, however much it is.
         looks_every_s: how often it is seen whether another server has left something to be gone on with.
+        table: the store of the runs, where other machines have it, too.
         clock: seconds, to tell how long runs take.
 
     Attributes:
+        keeper: :data:`KEEPER`.
         list: all runs there are, those of others too.
         ended: how many runs have ended here since the server began, by status.
     """
@@ -73,9 +80,11 @@ class Runner:
         at_once: int,
         queued: int,
         looks_every_s: float = _LOOKS_EVERY_S,
+        table: PostgresRunStore | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.list = RunList(runs.store)
+        self.keeper = KEEPER
+        self.list = run_list(runs.store)
         self._runs = runs
         self._at_once = at_once
         self._places = at_once + queued
@@ -86,7 +95,8 @@ class Runner:
         self._refused: Counter[str] = Counter()
         self._began_at: dict[str, float] = {}
         self._looks_every_s = looks_every_s
-        self._looking: asyncio.Task[None] | None = None
+        self._table = table
+        self._looking: list[asyncio.Task[None]] = []
         self._clock = clock
         self._booking = 0
         self._booked: dict[str, str] = {}
@@ -100,7 +110,9 @@ class Runner:
             log.info("going on with %d runs", len(found))
         self._waiting = dict.fromkeys(found)
         self._begin_waiting()
-        self._looking = asyncio.create_task(self._take_over(), name="runs that another server has left")
+        self._looking = [asyncio.create_task(self._take_over(), name="runs that another server has left")]
+        if self._table is not None:
+            self._looking.append(asyncio.create_task(self._heed(self._table), name="what other servers cancel"))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -108,7 +120,7 @@ class Runner:
         for timer in self._put_off.values():
             timer.cancel()
         driven = dict(self._driven)
-        tasks = [*driven.values(), *([self._looking] if self._looking else [])]
+        tasks = [*driven.values(), *self._looking]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -116,13 +128,9 @@ class Runner:
         for run_id in self._driven:
             log.warning("run %s did not stop in time", run_id)
 
-    @contextmanager
-    def place(self) -> Iterator[Callable[[RunRecord], None]]:
-        """A place for a run that is about to be booked; the block gets :meth:`submit`.
-
-        Raises:
-            QueueFullError: there is none, and ``retry_after`` says when the next one is likely to be free.
-        """
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[Submit]:
+        """As :meth:`RunKeeper.place`; the block gets :meth:`submit`."""
         if len(self._queue_now()) + len(self._driven) + self._booking >= self._places:
             wait_s = self._next_place_s()
             raise QueueFullError(
@@ -143,31 +151,18 @@ class Runner:
         self._enqueue([record.run_id])
 
     async def resume(self, run_id: str) -> RunRecord:
-        """Queue a run that has failed, was stopped or cancelled. One that waits or is finished stays as it is.
-
-        Raises:
-            UnknownNameError: there is no such run.
-            UsageError: it was started in another mode.
-            RunBusyError: it is being run.
-            QueueFullError: there is no place for it.
-        """
+        """As :meth:`RunKeeper.resume`."""
         record = await asyncio.to_thread(self._runs.resumable, run_id)
         if record.status == "finished" or run_id in self._waiting:
             return record
-        with self.place() as submit:
+        async with self.place() as submit:
             record = await asyncio.to_thread(self._queue, run_id)
             if record.status == "queued":
                 submit(record)
         return record
 
     async def cancel(self, run_id: str) -> RunRecord:
-        """Stop a run for good, and the image that is made for it.
-
-        Raises:
-            UnknownNameError: there is no such run.
-            ConflictError: it has ended.
-            RunBusyError: another process runs it.
-        """
+        """As :meth:`RunKeeper.cancel`; a process that works on the same folder cannot be told."""
         if (task := self._cancelling.get(run_id)) is None:
             task = self._cancelling[run_id] = asyncio.create_task(self._cancel(run_id), name=f"cancelling {run_id}")
             task.add_done_callback(lambda _: self._cancelling.pop(run_id))
@@ -184,6 +179,8 @@ class Runner:
             await asyncio.wait({task})
             record = await asyncio.to_thread(self._runs.store.load, run_id)
         _check_open(record)
+        if record.status == "running" and self._table is not None:
+            return await self._stop_elsewhere(self._table, run_id)
         if record.status == "running":
             raise RunBusyError(f"run {run_id!r} is run by another process", hint="cancel it there")
         await self._stop_images(run_id)
@@ -193,7 +190,25 @@ class Runner:
         self.ended["cancelled"] += 1
         return record
 
-    def position(self, run_id: str) -> int | None:
+    async def _stop_elsewhere(self, table: PostgresRunStore, run_id: str) -> RunRecord:
+        from sparklio.server.cancelling import stop_anywhere
+
+        record = await stop_anywhere(self._runs, table, run_id, STOPS_WITHIN_S)
+        if record.status == "cancelled":
+            self.ended["cancelled"] += 1
+        return record
+
+    async def _heed(self, table: PostgresRunStore) -> None:
+        """Stop what is driven here and cancelled at another server; the beat of its lease has told that."""
+        while True:
+            await asyncio.sleep(_HEEDS_EVERY_S)
+            for run_id in [run_id for run_id in self._driven if table.wants_cancel(run_id)]:
+                try:
+                    await self.cancel(run_id)
+                except SparklioError as exc:  # it has ended, or the database is away, and it is asked for again
+                    log.info("run %s is not cancelled: %s", run_id, exc)
+
+    async def position(self, run_id: str) -> int | None:
         """The place of a run in the queue, the next one's is 1; None for a run that does not wait here."""
         queue = self._queue_now()
         return queue.index(run_id) + 1 if run_id in queue else None
@@ -202,10 +217,11 @@ class Runner:
         """How many runs are ``running`` and ``queued`` here now."""
         return {"running": len(self._driven), "queued": len(self._queue_now())}
 
-    def booked(self, request: str) -> str | None:
-        """The run that was booked for a request already: by a server that was killed before it could tell, or here,
-        for a client that was gone before it was told."""
-        return self._booked.get(request)
+    async def booked(self, request: str) -> str | None:
+        """As :meth:`RunKeeper.booked`."""
+        if (run_id := self._booked.get(request)) is None and self._table is not None:
+            run_id = await asyncio.to_thread(self._table.booked, request)
+        return run_id
 
     def _queue_now(self) -> list[str]:
         """The ids of all that waits; behind the others those which the disk has refused."""
@@ -228,7 +244,7 @@ class Runner:
         """
         seen, sooner = set[str](), False
         while True:
-            await asyncio.sleep(self._looks_every_s / 10 if sooner else self._looks_every_s)
+            await asyncio.sleep(self._looks_every_s * uniform(0.9, 1.1) / (10 if sooner else 1))  # servers not as one
             try:
                 found = await asyncio.to_thread(self._left_behind)
             except (OSError, SparklioError) as exc:
@@ -254,7 +270,7 @@ class Runner:
 
     def _is_taken(self, run_id: str) -> bool:
         try:
-            return self._queue(run_id, unless=_ENDED).status == "queued"
+            return self._queue(run_id, unless=ENDED).status == "queued"
         except (RunBusyError, UnknownNameError):  # another server was faster, or somebody has deleted it
             return False
         except StorageError:
@@ -378,5 +394,5 @@ def _log_failure(run_id: str, error: Exception) -> None:
 
 
 def _check_open(record: RunRecord) -> None:
-    if record.status in _ENDED:
+    if record.status in ENDED:
         raise ConflictError(f"run {record.run_id!r} is {record.status} already", hint="there is nothing to cancel")

@@ -7,16 +7,21 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
 from providers.errors import SparklioError
+from sparklio.server.dead_letters import FileLetters, Letters
 from sparklio.server.jobs import ImageJobs
-from sparklio.server.metrics import Metrics
+from sparklio.server.metrics import Metrics, QueueFigures
 from sparklio.server.once import Once
+from sparklio.server.run_keeper import RunKeeper
 from sparklio.server.runner import Runner
 from sparklio.studio import Sparklio
+
+if TYPE_CHECKING:
+    from graph.run_table import PostgresRunStore
 
 __all__ = ["Services", "ServicesOf", "open_services"]
 
@@ -30,34 +35,75 @@ class Services:
     """
     Attributes:
         studio: the Python API, entered.
-        runner: drives runs apart from who asked for them.
+        runner: goes on with runs apart from who asked for them, here or by workers.
+        letters: runs that have failed.
         jobs: images that are made apart from who asked for them.
         once: answers a repeated request as it was answered first.
         metrics: counters of this server.
     """
 
     studio: Sparklio
-    runner: Runner
+    runner: RunKeeper
+    letters: Letters
     jobs: ImageJobs
     once: Once
     metrics: Metrics
+
+
+@dataclass(frozen=True)
+class _Keeping:
+    """What depends on where the runs are kept, and on who drives them; ``figures``: of the workers' queue."""
+
+    runner: RunKeeper
+    letters: Letters
+    once: Once
+    figures: QueueFigures | None = None
 
 
 @asynccontextmanager
 async def open_services(studio: Sparklio, metrics: Metrics) -> AsyncGenerator[Services, None]:
     """Enter the studio, take up what an earlier server has left unfinished, and stop it all in the reverse order."""
     settings = studio.settings
-    at_once, queued = settings.count("SPARKLIO_MAX_RUNS"), settings.count("SPARKLIO_MAX_QUEUED")
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(studio)
         await _get_ready(studio)
-        once = await stack.enter_async_context(Once(settings.home, settings.encryption_key, settings.mode))
+        keeping = await (_with_database if settings.database_url else _with_files)(studio, stack)
         jobs = await stack.enter_async_context(
-            ImageJobs(studio.gateways.media, settings.home / "jobs", queued, mode=settings.mode)
+            ImageJobs(
+                studio.gateways.media,
+                settings.home / "jobs",
+                settings.count("SPARKLIO_MAX_QUEUED"),
+                mode=settings.mode,
+            )
         )
-        runner = await stack.enter_async_context(Runner(studio.runs, at_once=at_once, queued=queued))
-        metrics.watch(runner, jobs)
-        yield Services(studio, runner, jobs, once, metrics)
+        metrics.watch(keeping.runner, jobs, keeping.figures)
+        yield Services(studio, keeping.runner, keeping.letters, jobs, keeping.once, metrics)
+
+
+async def _with_files(studio: Sparklio, stack: AsyncExitStack) -> _Keeping:
+    settings = studio.settings
+    once = await stack.enter_async_context(Once(settings.home, settings.encryption_key, settings.mode))
+    runner = await stack.enter_async_context(_runner(studio))
+    return _Keeping(runner, FileLetters(studio.runs.store, runner.list, runner.keeper), once)
+
+
+async def _with_database(studio: Sparklio, stack: AsyncExitStack) -> _Keeping:
+    """Imported only here: its packages are an extra's."""
+    from sparklio.server import shared
+
+    settings = studio.settings
+    store = shared.table_of(studio)
+    once = await stack.enter_async_context(shared.once(store, settings))
+    view = await asyncio.to_thread(shared.view, store)
+    if settings.broker_url is None:
+        return _Keeping(await stack.enter_async_context(_runner(studio, store)), view, once)
+    dispatcher = await stack.enter_async_context(shared.dispatching(studio, store, view))
+    return _Keeping(dispatcher, view, once, shared.figures(view, settings))
+
+
+def _runner(studio: Sparklio, table: PostgresRunStore | None = None) -> Runner:
+    count = studio.settings.count
+    return Runner(studio.runs, at_once=count("SPARKLIO_MAX_RUNS"), queued=count("SPARKLIO_MAX_QUEUED"), table=table)
 
 
 async def _get_ready(studio: Sparklio) -> None:

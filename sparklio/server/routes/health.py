@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,8 +24,12 @@ from sparklio import __version__
 from sparklio.server.errors import ErrorBody, ErrorDetail
 from sparklio.server.probes import Kept, Probed, check_gateway, check_provider, gateway_of, probed
 
+if TYPE_CHECKING:
+    from sparklio.worker.registry import Worker
+
 __all__ = ["router"]
 
+T = TypeVar("T")
 Kind = Literal["llm", "media", "gateway"]
 
 _NEEDS_SERVERS: Mapping[Mode, bool] = {"mock": False, "live": True}
@@ -55,6 +59,23 @@ class FolderHealth(BaseModel):
     error: ErrorDetail | None
 
 
+class BackendHealth(BaseModel):
+    """The database or the broker that the servers share."""
+
+    healthy: bool
+    elapsed_ms: int
+    error: ErrorDetail | None
+
+
+class WorkersHealth(BaseModel):
+    """``alive``: how many have said so lately; ``slots``: how many tasks of each queue they do at a time; ``hint``:
+    what to do where a queue has none."""
+
+    alive: int
+    slots: dict[str, int] = Field(examples=[{"text": 4, "image": 1}])
+    hint: str | None
+
+
 class GatewayHealth(BaseModel):
     """``providers`` are the active ones by name; empty in mock, which asks no server."""
 
@@ -66,7 +87,11 @@ class GatewayHealth(BaseModel):
 
 
 class Ready(BaseModel):
-    """Live is ready while one chat provider and one image provider answer; in any mode the data folder is needed."""
+    """Live is ready while one chat provider and one image provider answer; in any mode the data folder is needed.
+
+    ``database``, ``broker`` and ``workers`` are there where the server has them. Without the database it is not ready;
+    without the other two it books runs all the same, which are driven later.
+    """
 
     ready: bool
     mode: Mode
@@ -74,6 +99,9 @@ class Ready(BaseModel):
         examples=[{"NAME": {"kind": "llm", "healthy": True, "elapsed_ms": 12, "error": None}}]
     )
     data_folder: FolderHealth
+    database: BackendHealth | None = None
+    broker: BackendHealth | None = None
+    workers: WorkersHealth | None = None
 
 
 class Health:
@@ -89,11 +117,21 @@ class Health:
         self._folder = Kept(self._ask_folder, _KEPT_S)
         self._gateway = Kept(partial(self._ask_gateway, remote), _KEPT_S) if remote else None
         self._families = {family: Kept(partial(self._ask_family, family), _KEPT_S) for family in FAMILIES}
+        self._backends = Kept(self._ask_backends, _KEPT_S)
 
     async def ready(self) -> Ready:
-        folder, gateways = await asyncio.gather(self._folder.get(), asyncio.gather(*map(self.of, FAMILIES)))
-        ready = folder.writable and all(gateway.healthy for gateway in gateways)
-        return Ready(ready=ready, mode=self._settings.mode, providers=_by_name(gateways), data_folder=folder)
+        folder, gateways, backends = await asyncio.gather(
+            self._folder.get(), asyncio.gather(*map(self.of, FAMILIES)), self._backends.get()
+        )
+        database = backends.get("database")
+        works = database is None or database.healthy
+        return Ready(
+            ready=works and folder.writable and all(gateway.healthy for gateway in gateways),
+            mode=self._settings.mode,
+            providers=_by_name(gateways),
+            data_folder=folder,
+            **backends,
+        )
 
     async def of(self, family: Family) -> GatewayHealth:
         """Whether a gateway of the present mode has somebody to ask."""
@@ -121,6 +159,25 @@ class Health:
         answer = await probed(GATEWAY, lambda: check_gateway(remote), secrets, seconds=_PATIENCE_S + 1)
         return {GATEWAY: _health("gateway", answer)}
 
+    async def _ask_backends(self) -> dict[str, Any]:
+        """What the server has of them, by the names of :class:`Ready`."""
+        if self._settings.database_url is None:
+            return {}
+        from sparklio.server.backends import alive_workers, check_database, load_packages
+
+        await asyncio.to_thread(load_packages)
+        database, broker = await asyncio.gather(
+            self._asked("the database", partial(check_database, self._settings.database_url)),
+            self._asked("the broker", partial(alive_workers, self._settings)),
+        )
+        if self._settings.broker_url is None:
+            return {"database": _backend(database)}
+        workers = {} if broker.value is None else {"workers": _workers(broker.value)}
+        return {"database": _backend(database), "broker": _backend(broker), **workers}
+
+    async def _asked(self, name: str, ask: Callable[[], T]) -> Probed[T]:
+        return await probed(name, lambda: asyncio.to_thread(ask), self._settings.secrets, seconds=_PATIENCE_S)
+
     async def _ask_folder(self) -> FolderHealth:
         answer = await probed(
             "data folder", lambda: asyncio.to_thread(_write_to, self._settings.home), self._settings.secrets
@@ -140,6 +197,19 @@ def _write_to(home: Path) -> None:
 
 def _health(kind: Kind, answer: Probed[None]) -> ServiceHealth:
     return ServiceHealth(kind=kind, healthy=answer.error is None, elapsed_ms=answer.elapsed_ms, error=answer.error)
+
+
+def _backend(answer: Probed[Any]) -> BackendHealth:
+    return BackendHealth(healthy=answer.error is None, elapsed_ms=answer.elapsed_ms, error=answer.error)
+
+
+def _workers(workers: list[Worker]) -> WorkersHealth:
+    from sparklio.server.backends import slots
+
+    numbers = slots(workers)
+    idle = [queue for queue, number in numbers.items() if not number]
+    hint = f"nobody takes from {' and '.join(idle)}: sparklio worker --queues {','.join(idle)}" if idle else None
+    return WorkersHealth(alive=len(workers), slots=numbers, hint=hint)
 
 
 def _by_name(gateways: Sequence[GatewayHealth]) -> dict[str, ServiceHealth]:

@@ -27,7 +27,12 @@ router = APIRouter(tags=["health"])
     responses={200: {"description": "Prometheus' text format, or OpenMetrics where asked for.", "content": _FORMATS}},
 )
 async def metrics(request: Request, services: ServicesOf) -> Response:
-    """Calls, their duration, tokens and cost by provider and model; runs and image jobs by state; the process."""
+    """Calls, their duration, tokens and cost by provider and model; runs and image jobs by state; the process.
+
+    With workers also what autoscaling goes by: the queue, how long it takes, the live workers. What cannot be had
+    within a second is left out.
+    """
+    await services.metrics.look()
     write, media_type = _format(request.headers.get("accept", ""))
     return Response(write(services.metrics.registry), media_type=media_type)
 

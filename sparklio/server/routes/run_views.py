@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from hashlib import sha256
 from typing import Annotated, Any, get_args
@@ -17,10 +17,11 @@ from graph.history import Point
 from graph.store import RunRecord, Status
 from providers.errors import RunUnfinishedError
 from routing.contracts import Mode
-from sparklio.publish import PAGE_FILE
+from sparklio.copies import read_page
+from sparklio.publish import read_result
 from sparklio.server.errors import without_folder
 from sparklio.server.routes.images import image_url
-from sparklio.server.run_list import TO_RUN, RunSummary, summary_of
+from sparklio.server.run_list import TO_RUN, RunSummary, Wanted, summary_of
 from sparklio.server.services import Services, ServicesOf
 from sparklio.server.sse import event, event_content, event_response
 
@@ -94,7 +95,7 @@ async def list_runs(
     cursor: Annotated[str | None, Query(max_length=100, description="next_cursor of the page before.")] = None,
 ) -> RunPage:
     """A page of those that fit all that is asked for; ``next_cursor`` leads to the next one, until it is null."""
-    wanted = _wanted(status, mode, product, family)
+    wanted = Wanted(status, mode, product or "", family)
     runs, next_cursor = await asyncio.to_thread(services.runner.list.page, wanted, limit, cursor)
     return RunPage(runs=runs, next_cursor=next_cursor)
 
@@ -108,7 +109,7 @@ async def read_run(run_id: RunId, services: ServicesOf) -> RunView:
         nodes=record.nodes,
         spent_usd=record.spent_usd,
         error=without_folder(record.error, services.studio.settings.home),
-        position=services.runner.position(run_id) if record.status in TO_RUN else None,
+        position=await services.runner.position(run_id) if record.status in TO_RUN else None,
     )
 
 
@@ -166,8 +167,8 @@ async def run_history(
 )
 async def run_result(run_id: RunId, request: Request, services: ServicesOf) -> dict[str, Any]:
     """The six artefacts and ``meta``, as in result.json; 409 until it is there."""
-    await loaded(services, run_id)
-    return _with_url(request, (await services.studio.load(run_id)).result)
+    record = await loaded(services, run_id)
+    return _with_url(request, await asyncio.to_thread(_read_result, services, record))
 
 
 @router.get(
@@ -205,19 +206,6 @@ async def diff_runs(run_id: RunId, other: RunId, services: ServicesOf) -> DiffVi
 async def loaded(services: Services, run_id: str) -> RunRecord:
     """In a thread: of an unknown run the known ones are listed, and there may be many."""
     return await asyncio.to_thread(services.studio.runs.store.load, run_id)
-
-
-def _wanted(
-    status: Status | None, mode: Mode | None, product: str | None, family: str | None
-) -> Callable[[RunSummary], bool]:
-    root = family and family.partition(".")[0]
-    part = (product or "").casefold()
-    return lambda run: (
-        (status is None or run.status == status)
-        and (mode is None or run.mode == mode)
-        and (not root or run.run_id.partition(".")[0] == root)
-        and part in run.product.casefold()
-    )
 
 
 async def _events(
@@ -263,12 +251,24 @@ def path_of(request: Request, route: str, run_id: str) -> str:
     return str(request.app.url_path_for(route, run_id=run_id))
 
 
-def _read_page(services: Services, record: RunRecord) -> tuple[bytes, str]:
-    """From the run's own folder, which nobody else writes into."""
+def _read_result(services: Services, record: RunRecord) -> dict[str, Any]:
     try:
-        content = (services.studio.runs.store.folder(record.run_id) / PAGE_FILE).read_bytes()
+        return read_result(services.studio.runs.store, record.run_id)
     except FileNotFoundError as exc:
-        raise RunUnfinishedError(
-            f"run {record.run_id!r} is {record.status} and has no page", hint="follow its events until it is finished"
-        ) from exc
+        raise _unfinished(record, "result") from exc
+
+
+def _read_page(services: Services, record: RunRecord) -> tuple[bytes, str]:
+    """The page as it was published, wherever that was: what somebody has put into ``--out`` since is not shown."""
+    studio = services.studio
+    try:
+        content = read_page(studio.runs.store, studio.images, record.run_id)
+    except FileNotFoundError as exc:
+        raise _unfinished(record, "page") from exc
     return content, f'"{sha256(content).hexdigest()[:32]}"'
+
+
+def _unfinished(record: RunRecord, what: str) -> RunUnfinishedError:
+    waits = record.status in ("queued", "running")
+    hint = "follow its events until it is finished" if waits else f"go on with it: POST /runs/{record.run_id}/resume"
+    return RunUnfinishedError(f"run {record.run_id!r} is {record.status} and has no {what}", hint=hint)

@@ -10,21 +10,21 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, model_validator
 
 from graph.inputs import RunInput
-from graph.store import RunRecord, Status
+from graph.store import RunRecord
+from providers.errors import ConflictError
 from routing.contracts import Stage
 from sparklio.server.bodies import JsonRoute, check_json
 from sparklio.server.once import IdempotencyKey
 from sparklio.server.routes import run_views
-from sparklio.server.routes.run_views import RunId, loaded, path_of
-from sparklio.server.runner import KEEPER
+from sparklio.server.routes.booked import RunBooked
+from sparklio.server.routes.booked import told as _told
+from sparklio.server.routes.run_views import RunId, loaded
 from sparklio.server.services import Services, ServicesOf
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["runs"], route_class=JsonRoute)
 router.include_router(run_views.router)
-
-_ID = "20260114-101530-3fa9"
 
 
 class NewRun(RunInput):
@@ -54,40 +54,6 @@ class Rerun(BaseModel):
     start_at: Annotated[str, Field(max_length=64)] | None = None
     changes: dict[str, Any] = {}
     dry_run: StrictBool = False
-
-
-class Links(BaseModel):
-    """Root-relative addresses."""
-
-    self: str
-    events: str
-    result: str
-    page: str
-
-
-class RunBooked(BaseModel):
-    """The run that was asked for: ``queued`` or further on, and what leads to it."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "run_id": _ID,
-                    "status": "queued",
-                    "links": {
-                        "self": f"/api/v1/runs/{_ID}",
-                        "events": f"/api/v1/runs/{_ID}/events",
-                        "result": f"/api/v1/runs/{_ID}/result",
-                        "page": f"/api/v1/runs/{_ID}/page",
-                    },
-                }
-            ]
-        }
-    )
-
-    run_id: str
-    status: Status
-    links: Links
 
 
 class PreviewNode(BaseModel):
@@ -151,7 +117,12 @@ async def start_run(
 ) -> Response:
     async def book(token: str | None) -> RunRecord:
         return await services.studio.runs.start(
-            body, run_id=body.run_id, stage=body.stage, status="queued", keeper=KEEPER, request=token
+            body,
+            run_id=body.run_id,
+            stage=body.stage,
+            status="queued",
+            keeper=services.runner.keeper,
+            request=token,
         )
 
     return await services.once.answer(request, lambda token: _booked(request, services, token, book))
@@ -177,12 +148,17 @@ async def rerun_run(
 
     async def book(token: str | None) -> RunRecord:
         return await services.studio.runs.start_rerun(
-            run_id, start_at=wish.start_at, changes=wish.changes, status="queued", keeper=KEEPER, request=token
+            run_id,
+            start_at=wish.start_at,
+            changes=wish.changes,
+            status="queued",
+            keeper=services.runner.keeper,
+            request=token,
         )
 
     async def make(token: str | None) -> Response:
         record = await loaded(services, run_id)
-        if token and services.runner.booked(token):
+        if token and await services.runner.booked(token):
             return await _booked(request, services, token, book)
         preview = await services.studio.preview_rerun(run_id, start_at=wish.start_at, changes=wish.changes)
         if wish.dry_run:
@@ -213,7 +189,10 @@ async def resume_run(run_id: RunId, request: Request, services: ServicesOf, _key
     "/runs/{run_id}/cancel",
     operation_id="cancel_run",
     summary="Stop a run, and the image that is made for it",
-    description="When this is answered the run has stopped. It is not gone on with, unless somebody resumes it.",
+    description=(
+        "When this is answered the run has stopped, and is not gone on with, unless somebody resumes it. Only where a "
+        "worker has not stopped it within 10 s its status is still `running`: it stops as soon as the worker can."
+    ),
     status_code=202,
     response_model=RunBooked,
 )
@@ -231,16 +210,14 @@ async def _booked(
     book: Callable[[str | None], Awaitable[RunRecord]],
 ) -> Response:
     """Book and queue a run; one that was booked for this request before, and could not be told, is told now."""
-    if token and (before := services.runner.booked(token)):
+    if token and (before := await services.runner.booked(token)):
         return _told(request, await loaded(services, before), 202)
-    with services.runner.place() as submit:
-        record = await book(token)
-        submit(record)
+    try:
+        async with services.runner.place() as submit:
+            record = await book(token)
+            submit(record)
+    except ConflictError:  # another server was faster
+        if token is None or (before := await services.runner.booked(token)) is None:
+            raise
+        record = await loaded(services, before)
     return _told(request, record, 202)
-
-
-def _told(request: Request, record: RunRecord, status: int) -> Response:
-    routes = {"self": "read_run", "events": "follow_run", "result": "run_result", "page": "run_page"}
-    links = {name: path_of(request, route, record.run_id) for name, route in routes.items()}
-    answer = RunBooked(run_id=record.run_id, status=record.status, links=Links(**links))
-    return JSONResponse(answer.model_dump(mode="json"), status, headers={"Location": links["self"]})

@@ -1,0 +1,64 @@
+"""Stops a run that any process drives, on any machine, or none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from graph.run_table import PostgresRunStore
+from graph.runs import Runs
+from graph.store import RunRecord
+from providers.errors import ConflictError, RunBusyError, SparklioError
+from sparklio.server.run_keeper import ENDED
+
+__all__ = ["stop_anywhere"]
+
+log = logging.getLogger(__name__)
+
+_LOOKS_EVERY_S = 0.2
+
+
+async def stop_anywhere(runs: Runs, store: PostgresRunStore, run_id: str, within_s: float) -> RunRecord:
+    """Stop it for good; its record then. One that is still running is being stopped by whoever drives it.
+
+    It may be begun, be given back or lose its driver while we look: each look takes it as it is then.
+
+    Args:
+        runs: the book of runs.
+        store: theirs.
+        run_id: of whatever status.
+        within_s: how long its driver has for that.
+
+    Raises:
+        UnknownNameError: there is no such run.
+        ConflictError: it has ended.
+    """
+    until = asyncio.get_running_loop().time() + within_s
+    wanted = False
+    while True:
+        record = await asyncio.to_thread(store.load, run_id)
+        if wanted and record.status == "cancelled":
+            return record
+        if record.status in ENDED:
+            raise ConflictError(f"run {run_id!r} is {record.status} already", hint="there is nothing to cancel")
+        if record.status != "running":
+            wanted = await _mark(runs, run_id)
+        elif not wanted:
+            wanted = await asyncio.to_thread(store.request_cancel, run_id)
+        if asyncio.get_running_loop().time() > until:
+            log.warning("run %s has not been stopped yet by whoever drives it", run_id)
+            return record
+        await asyncio.sleep(_LOOKS_EVERY_S if record.status == "running" else 0)
+
+
+async def _mark(runs: Runs, run_id: str) -> bool:
+    """Cancel a run that nobody drives; False where somebody was faster."""
+    try:
+        await asyncio.to_thread(runs.cancelled, run_id)
+    except RunBusyError:
+        return False
+    try:
+        await runs.cancel_jobs(run_id)
+    except SparklioError as exc:  # a service that cannot be asked must not keep the run from being cancelled
+        log.warning("run %s is cancelled, its image could not be: %s", run_id, exc)
+    return True
