@@ -25,7 +25,7 @@ from graph.run_files import FileRunStore
 from providers.errors import InputError, StorageError
 from sparklio.batch import index, session
 from sparklio.batch.book import Job, Outcome
-from sparklio.batch.drive import LocalMaker
+from sparklio.batch.makers import LocalMaker, Rows
 from tests.conftest import BRAND, PRODUCT
 from tests.faults import SCHEMAS
 from tests.standins.comfyui import ComfyUIStandIn
@@ -299,14 +299,14 @@ def test_a_failed_row_holds_up_no_other_and_is_gone_on_with(sparklio: Shell, oll
 
 
 def test_a_defect_in_one_row_is_told_as_one(sparklio: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = LocalMaker._record
+    record = Rows.record
 
-    async def broken(self: LocalMaker, job: Job) -> Any:
+    async def broken(self: Rows, job: Job) -> Any:
         if job.row.name == "a":
             raise RuntimeError("boom")
         return await record(self, job)
 
-    monkeypatch.setattr(LocalMaker, "_record", broken)
+    monkeypatch.setattr(Rows, "record", broken)
     assert sparklio("batch", many("a", "b")).returncode == 1
     assert (results()["a"]["code"], results()["b"]["status"]) == ("internal", "finished")
 

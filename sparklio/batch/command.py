@@ -35,7 +35,10 @@ def batch(
         Path | None, typer.Option("--defaults", metavar="FILE.yaml", help="What all rows share, e.g. the brand.")
     ] = None,
     at_once: Annotated[
-        int | None, typer.Option("--at-once", metavar="N", min=1, help="Rows at a time. Default: SPARKLIO_MAX_RUNS.")
+        int | None,
+        typer.Option(
+            "--at-once", metavar="N", min=1, help="Rows at a time. Default: SPARKLIO_MAX_RUNS; 500 for workers."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Make N of the missing pages, then stop.")
@@ -48,6 +51,9 @@ def batch(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed/--no-retry-failed", help="Go on with rows that failed before.")
     ] = True,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Leave the rows to workers (SPARKLIO_BROKER_URL).")
+    ] = False,
     as_json: AsJson = False,
     plain: Annotated[bool, typer.Option("--plain", help="A line a row instead of the bar.")] = False,
 ) -> None:
@@ -56,7 +62,7 @@ def batch(
     from sparklio.studio import Sparklio
 
     studio = Sparklio(mode=mode)
-    wish = Wish(file, out, defaults, at_once, limit, stage, keep_going, retry_failed)
+    wish = Wish(file, out, defaults, at_once, limit, stage, keep_going, retry_failed, distributed)
     settings = studio.settings
     terminal.keep_secret(settings.secrets)
     terminal.warn(settings.warnings, as_json=as_json)

@@ -14,18 +14,19 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from graph.run_files import FileRunStore
 from graph.sqlite import storage_errors, to_its_end, until_done
 from providers.errors import RunBusyError, StorageError
 from routing.contracts import Stage
 from sparklio.batch.book import Book, Job, Outcome
-from sparklio.batch.drive import LocalMaker, Maker, drive
+from sparklio.batch.drive import Maker, drive
 from sparklio.batch.forms import Forms
+from sparklio.batch.makers import LocalMaker, WorkersMaker
 from sparklio.batch.pace import Pace
 from sparklio.batch.plan import Key, Plan, make_plan
 from sparklio.batch.report import Report, check_folder, remove_torn
 from sparklio.batch.table import open_table
 from sparklio.batch.view import BatchView
+from sparklio.stores import open_run_store
 from sparklio.studio import Sparklio
 
 __all__ = ["Session", "Wish", "alone_in", "name_of_batch", "open_batch"]
@@ -33,6 +34,7 @@ __all__ = ["Session", "Wish", "alone_in", "name_of_batch", "open_batch"]
 log = logging.getLogger(__name__)
 
 _REPORT_S = 5.0
+_WITH_WORKERS = 500  # rows that wait for workers cost little here, and keep that many of them busy
 _REPORT_SHARE = 20  # a report that takes a second is written every twenty seconds
 
 
@@ -75,6 +77,7 @@ class Wish:
     stage: Stage = "draft"
     keep_going: bool = False
     retry_failed: bool = True
+    distributed: bool = False
 
 
 @contextmanager
@@ -92,12 +95,12 @@ def open_batch(studio: Sparklio, wish: Wish) -> Iterator[Session]:
         StorageError: a folder cannot be written.
     """
     table, name = open_table(wish.file), name_of_batch(wish.file)
-    forms, store = Forms(table.folder, wish.defaults), FileRunStore(studio.settings.home)
+    forms = Forms(table.folder, wish.defaults)
     own = studio.settings.home.absolute() / "batches" / name
     folder = own if wish.out is None else wish.out.expanduser().absolute()
     key = Key(name, studio.settings.mode, wish.stage)
     check_folder(folder, name)
-    with alone_in(name, own, folder):
+    with alone_in(name, own, folder), open_run_store(studio.settings) as store:
         remove_torn(folder)
         with Book(folder) as book:
             plan = make_plan(table, forms, book, key, store, retry_failed=wish.retry_failed)
@@ -125,10 +128,12 @@ class Session:
         self._key = key
         self._report = report
         self._limit = wish.limit
+        self._distributed = wish.distributed
         self._view: BatchView | None = None
         self._on_stop: Callable[[], None] | None = None
         self.book = plan.book
-        self.at_once = wish.at_once or studio.settings.count("SPARKLIO_MAX_RUNS")
+        usual = _WITH_WORKERS if wish.distributed else studio.settings.count("SPARKLIO_MAX_RUNS")
+        self.at_once = wish.at_once or usual
         self.pace = Pace(self.at_once)
         self.to_make = min(len(plan.to_make), len(plan.to_make) if wish.limit is None else wish.limit)
         self.warnings = tuple(plan.warnings)
@@ -157,9 +162,19 @@ class Session:
             if self.to_make:
                 async with self._studio as studio:
                     await studio.gateways.prepare()
-                    await self._drive(LocalMaker(studio, self._forms, self._key))
+                    await self._drive_with(studio)
         finally:
             await to_its_end(asyncio.to_thread(self._report.write))
+
+    async def _drive_with(self, studio: Sparklio) -> None:
+        if not self._distributed:
+            await self._drive(LocalMaker(studio, self._forms, self._key))
+            return
+        from sparklio.worker.queue import Queue
+
+        queue = Queue(studio.runs.store)
+        async with WorkersMaker(studio, self._forms, self._key, queue.retry) as maker:
+            await self._drive(maker)
 
     async def _drive(self, maker: Maker) -> None:
         reporting = asyncio.create_task(self._report_now_and_then())
