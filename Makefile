@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run serve test check chaos bench api format lock clean help
+.PHONY: run serve up test check chaos bench api format lock clean help
 
 run: $(VENV)/.installed ## a finished page in .sparklio/runs/<id>/, no server, no key
 	$(BIN)/sparklio run
 
 serve: $(VENV)/.installed-server ## the gateway and runs over HTTP, on this machine alone
 	$(BIN)/sparklio serve
+
+up: ## server, workers, Redis and PostgreSQL in containers; see compose.yaml for what .env must say
+	docker compose up --build
 
 test: $(VENV)/.installed-dev ## lint, types, tests with coverage
 	$(BIN)/ruff check .

@@ -167,3 +167,84 @@ def test_a_budget_is_an_amount(value: str, fits: bool) -> None:
     else:
         with pytest.raises(ConfigError, match="RUN_BUDGET_USD"):
             load_settings(environ={"RUN_BUDGET_USD": value})
+
+
+# Several machines
+
+DATABASE = "postgresql://sparklio:p%40ss-word@db:5432/sparklio?sslmode=verify-full"
+
+
+def test_one_machine_is_the_default() -> None:
+    settings = load_settings(environ={})
+    assert (settings.database_url, settings.broker_url, settings.artifacts_url) == (None, None, None)
+    assert settings.count("SPARKLIO_MAX_DELIVERIES") == 3
+    assert settings.secrets == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SPARKLIO_DATABASE_URL", "postgres://db/sparklio"),
+        ("SPARKLIO_DATABASE_URL", DATABASE),
+        ("SPARKLIO_BROKER_URL", "redis://cache:6379/0"),
+        ("SPARKLIO_BROKER_URL", "rediss://:pass-word@cache:6380/1"),
+        ("SPARKLIO_ARTIFACTS_URL", "file:///shared/folder"),
+        ("SPARKLIO_ARTIFACTS_URL", "s3://bucket/prefix"),
+        ("SPARKLIO_ARTIFACTS_URL", "gs://bucket"),
+        ("SPARKLIO_ARTIFACTS_URL", "az://container/prefix"),
+    ],
+)
+def test_places_by_url(name: str, value: str) -> None:
+    assert load_settings(environ={"SPARKLIO_DATABASE_URL": DATABASE, name: value}).text(name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("SPARKLIO_DATABASE_URL", "mysql://root:pass-word@db/sparklio", "postgresql:// or postgres://"),
+        ("SPARKLIO_DATABASE_URL", "db:5432", "postgresql://"),
+        ("SPARKLIO_BROKER_URL", "amqp://guest:pass-word@cache//", "redis:// or rediss://"),
+        ("SPARKLIO_BROKER_URL", "REDIS://cache", "redis://"),
+        ("SPARKLIO_ARTIFACTS_URL", "/shared/folder", "file://"),
+        ("SPARKLIO_ARTIFACTS_URL", "https://me:pass-word@bucket.example", "s3://"),
+    ],
+)
+def test_a_place_of_another_kind_is_refused(name: str, value: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environ={name: value})
+    assert caught.value.message.startswith(name)
+    assert says in caught.value.message
+    assert "pass-word" not in f"{caught.value.to_dict()}"
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "often"])
+def test_deliveries_are_counted(value: str) -> None:
+    with pytest.raises(ConfigError, match="SPARKLIO_MAX_DELIVERIES must be a whole number"):
+        load_settings(environ={"SPARKLIO_MAX_DELIVERIES": value})
+
+
+def test_workers_need_a_database() -> None:
+    with pytest.raises(ConfigError, match="SPARKLIO_DATABASE_URL is not") as caught:
+        load_settings(environ={"SPARKLIO_BROKER_URL": "redis://:pass-word@cache"})
+    assert "postgresql://" in caught.value.hint
+    assert "pass-word" not in f"{caught.value.to_dict()}"
+    assert load_settings(environ={"SPARKLIO_DATABASE_URL": DATABASE}).broker_url is None
+
+
+def test_passwords_of_places_are_secret() -> None:
+    """As they stand in the URL and as they are sent; what is shown of the place is the rest of it."""
+    environ = {"SPARKLIO_DATABASE_URL": DATABASE, "SPARKLIO_BROKER_URL": "rediss://:other-word@cache:6380/0"}
+    settings = load_settings(environ=environ)
+    assert set(settings.secrets) == {"p%40ss-word", "p@ss-word", "other-word"}
+    shown = f"{settings.to_dict()} {settings}"
+    assert not any(secret in shown for secret in settings.secrets)
+    assert settings.values["SPARKLIO_BROKER_URL"].shown() == "rediss://***@cache:6380/0"
+    assert "postgresql://***@db:5432/sparklio?sslmode=verify-full" in shown
+
+
+def test_a_hidden_place_shows_no_password(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("SPARKLIO_DATABASE_URL=postgresql://me:old-word@db/sparklio\n")
+    settings = load_settings(environ={"SPARKLIO_DATABASE_URL": DATABASE})
+    (warning,) = settings.warnings
+    assert "postgresql://***@db/sparklio" in warning
+    assert not any(word in f"{warning} {settings.to_dict()}" for word in ("old-word", "ss-word"))
