@@ -32,10 +32,10 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def servers() -> Generator[dict[str, str], None, None]:
+def servers(*words: str) -> Generator[dict[str, str], None, None]:
     """The two servers as a process that ends with this one; yields the environment that leads there."""
     environment = {"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "PYTHONPATH": str(HERE.parent)}
-    command = [sys.executable, str(HERE / "servers.py")]
+    command = [sys.executable, str(HERE / "servers.py"), *words]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment, text=True) as process:
         assert process.stdin is not None

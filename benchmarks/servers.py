@@ -41,6 +41,8 @@ WEBSOCKET_KEY = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 class _Connection(asyncio.Protocol, ABC):
     """One keep-alive HTTP connection; clients do not pipeline."""
 
+    slow = 1.0
+
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
@@ -94,7 +96,8 @@ class _Connection(asyncio.Protocol, ABC):
         self.transport.write(b"\x81" + size + text)
 
     def spread(self, seconds: float, count: int, send: Callable[[int, int], None]) -> None:
-        """Call ``send(first, last)`` so that ``count`` things are sent evenly over ``seconds``."""
+        """Call ``send(first, last)`` so that ``count`` things are sent evenly over ``seconds``, times ``slow``."""
+        seconds *= self.slow
         started, sent = self._loop.time(), 0
 
         def step() -> None:
@@ -240,5 +243,7 @@ async def serve() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image-kb", type=int, default=200, help="size of an image in kilobytes")
-    _ComfyUI.image = _png(parser.parse_args().image_kb)
+    parser.add_argument("--slow", type=float, default=1, help="how many times their usual time calls take")
+    options = parser.parse_args()
+    _ComfyUI.image, _Connection.slow = _png(options.image_kb), options.slow
     asyncio.run(serve())

@@ -8,13 +8,14 @@ with redis_server() as redis:
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -83,9 +84,12 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """Below those that the system gives out by itself: nobody else is given it while a stopped server is away."""
+    while True:
+        port = random.randint(15_000, 32_000)
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def until_it_listens(port: int, process: subprocess.Popen[bytes]) -> None:
