@@ -15,9 +15,7 @@ from providers.errors import InputError, SparklioError, StorageError
 from routing.logs import masked_description
 from sparklio.batch.book import Job, Outcome, outcome_of_error
 from sparklio.batch.forms import Forms
-from sparklio.batch.plan import Key, finished_outcome, record_of
-from sparklio.copies import make_copies
-from sparklio.publish import read_result
+from sparklio.batch.plan import Kept, Key, finished_outcome, record_of
 from sparklio.studio import Sparklio
 
 __all__ = ["LocalMaker", "Rows", "WorkersMaker"]
@@ -73,6 +71,7 @@ class LocalMaker:
 
     def __init__(self, studio: Sparklio, forms: Forms, key: Key) -> None:
         self._runs = studio.runs
+        self._kept = Kept(studio.runs.store, studio.images)
         self._rows = Rows(studio, forms, key)
         self._secrets = studio.settings.secrets
 
@@ -83,7 +82,7 @@ class LocalMaker:
                 async for _ in events:
                     pass
             record = await asyncio.to_thread(self._runs.store.load, job.run_id)
-            return await asyncio.to_thread(finished_outcome, before, self._runs.store, record, kept=False)
+            return await asyncio.to_thread(finished_outcome, before, self._kept, record)
         except Exception as exc:  # noqa: BLE001  # one row's failure is its outcome, and the others go on
             return _failed(before, job, exc, self._secrets)
 
@@ -101,7 +100,8 @@ class WorkersMaker:
     """
 
     def __init__(self, studio: Sparklio, forms: Forms, key: Key, requeue: Callable[[str], object]) -> None:
-        self._store, self._images = studio.runs.store, studio.images
+        self._store = studio.runs.store
+        self._kept = Kept(studio.runs.store, studio.images)
         self._rows = Rows(studio, forms, key, status="queued", keeper="workers")
         self._secrets = studio.settings.secrets
         self._requeue = requeue
@@ -118,7 +118,7 @@ class WorkersMaker:
     async def make(self, job: Job, before: Outcome) -> Outcome:
         try:
             record = await self._rows.record(job)
-            if record.status in ("failed", "interrupted") and record.keeper == "workers":
+            if record.status == "failed" or (record.status == "interrupted" and record.keeper != "workers"):
                 await asyncio.to_thread(self._requeue, job.run_id)
             await self._watch.ended(job.run_id)
             return await asyncio.to_thread(self._fetched, job, before)
@@ -126,12 +126,11 @@ class WorkersMaker:
             return _failed(before, job, exc, self._secrets)
 
     def _fetched(self, job: Job, before: Outcome) -> Outcome:
-        """What has become of the run; a finished one's page is copied to where the index looks for it."""
+        """What has become of the run."""
         record = self._store.load(job.run_id)
         if record.status != "finished":
             return outcome_of_error(before, record.error or {"code": record.status, "message": f"was {record.status}"})
-        make_copies(self._store, self._images, job.run_id, read_result(self._store, job.run_id))
-        return finished_outcome(before, self._store, record, kept=False)
+        return finished_outcome(before, self._kept, record)
 
 
 class _Watch:

@@ -12,12 +12,14 @@ from itertools import islice
 from graph.store import RunRecord, RunStore
 from providers.errors import InputError, SparklioError, StorageError, describe
 from routing.contracts import Mode, Stage
+from routing.image_store import ImageStore
 from sparklio.batch.book import Book, Job, Outcome, outcome_of_error
 from sparklio.batch.forms import Filled, Forms
 from sparklio.batch.table import Row, Table
+from sparklio.copies import make_copies
 from sparklio.publish import read_result
 
-__all__ = ["Key", "Plan", "finished_outcome", "make_plan", "record_of"]
+__all__ = ["Kept", "Key", "Plan", "finished_outcome", "make_plan", "record_of"]
 
 _LISTED = 20
 _BATCH_CHARS, _NAME_CHARS, _DIGEST_CHARS = 14, 20, 12
@@ -74,7 +76,15 @@ class Plan:
             )
 
 
-def make_plan(table: Table, forms: Forms, book: Book, key: Key, store: RunStore, *, retry_failed: bool) -> Plan:
+@dataclass(frozen=True)
+class Kept:
+    """Where runs are kept, and the images and pages of those that other machines have made."""
+
+    store: RunStore
+    images: ImageStore
+
+
+def make_plan(table: Table, forms: Forms, book: Book, key: Key, kept: Kept, *, retry_failed: bool) -> Plan:
     """Read all rows into ``book``, with what is known of each.
 
     Raises:
@@ -93,7 +103,7 @@ def make_plan(table: Table, forms: Forms, book: Book, key: Key, store: RunStore,
         if outcome.run_id is not None:
             first = seen.setdefault(outcome.run_id, row.place)
             outcome = (
-                _standing(outcome, store, retry_failed=retry_failed) if first == row.place else _same(outcome, first)
+                _standing(outcome, kept, retry_failed=retry_failed) if first == row.place else _same(outcome, first)
             )
         if outcome.status == "waiting":
             plan.to_make.append(len(book))
@@ -115,14 +125,14 @@ def _same(outcome: Outcome, first: str) -> Outcome:
     return replace(outcome, status="duplicate", message=f"says the same as {first}, and shares its page")
 
 
-def _standing(outcome: Outcome, store: RunStore, *, retry_failed: bool) -> Outcome:
+def _standing(outcome: Outcome, kept: Kept, *, retry_failed: bool) -> Outcome:
     """What an earlier batch has made of the row; "waiting" if it is to be made, or gone on with."""
     try:
-        record = record_of(store, str(outcome.run_id))
+        record = record_of(kept.store, str(outcome.run_id))
         if record is None:
             return outcome
         if record.status == "finished":
-            return finished_outcome(outcome, store, record, kept=True)
+            return replace(finished_outcome(outcome, kept, record), kept=True)
         if record.status == "cancelled":
             why = {"code": "cancelled", "message": "was cancelled", "hint": f"`sparklio resume {record.run_id}`"}
             return outcome_of_error(outcome, why, "cancelled")
@@ -142,24 +152,25 @@ def record_of(store: RunStore, run_id: str) -> RunRecord | None:
     return store.load(run_id) if store.exists(run_id) else None
 
 
-def finished_outcome(outcome: Outcome, store: RunStore, record: RunRecord, *, kept: bool) -> Outcome:
-    """What a finished run tells of itself.
+def finished_outcome(outcome: Outcome, kept: Kept, record: RunRecord) -> Outcome:
+    """What a finished run tells of itself; a page that another machine has made is copied to where the index looks.
 
     Raises:
         StorageError: its result cannot be read, or is gone.
     """
     try:
-        result = read_result(store, record.run_id)
+        result = read_result(kept.store, record.run_id)
     except FileNotFoundError as exc:
         raise StorageError(
             f"the result of run {record.run_id!r} is gone",
             hint=f"`sparklio rerun {record.run_id} --from reviewer`, or delete the run's folder and begin again",
         ) from exc
+    if kept.store.shared:
+        make_copies(kept.store, kept.images, record.run_id, result)
     review, meta = result["review"], result["meta"]
     return replace(
         outcome,
         status="finished",
-        kept=kept,
         score=review["score"],
         approved=review["approved"],
         cost_usd=meta["cost_usd"],

@@ -15,14 +15,14 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from graph.sqlite import storage_errors, to_its_end, until_done
-from providers.errors import RunBusyError, StorageError
+from providers.errors import ConfigError, RunBusyError, StorageError
 from routing.contracts import Stage
 from sparklio.batch.book import Book, Job, Outcome
 from sparklio.batch.drive import Maker, drive
 from sparklio.batch.forms import Forms
 from sparklio.batch.makers import LocalMaker, WorkersMaker
 from sparklio.batch.pace import Pace
-from sparklio.batch.plan import Key, Plan, make_plan
+from sparklio.batch.plan import Kept, Key, Plan, make_plan
 from sparklio.batch.report import Report, check_folder, remove_torn
 from sparklio.batch.table import open_table
 from sparklio.batch.view import BatchView
@@ -89,11 +89,17 @@ def open_batch(studio: Sparklio, wish: Wish) -> Iterator[Session]:
         wish: what is wanted.
 
     Raises:
+        ConfigError: workers shall make it, and there is no broker.
         InputError: the table or the defaults are wrong; rows only where they shall not be set apart.
         UsageError: ``out`` holds something else.
         RunBusyError: another process makes this batch.
         StorageError: a folder cannot be written.
     """
+    if wish.distributed and studio.settings.broker_url is None:
+        raise ConfigError(
+            "there are no workers: SPARKLIO_BROKER_URL is not set",
+            hint="set it, and SPARKLIO_DATABASE_URL, as where the workers run; or leave out --distributed",
+        )
     table, name = open_table(wish.file), name_of_batch(wish.file)
     forms = Forms(table.folder, wish.defaults)
     own = studio.settings.home.absolute() / "batches" / name
@@ -103,7 +109,7 @@ def open_batch(studio: Sparklio, wish: Wish) -> Iterator[Session]:
     with alone_in(name, own, folder), open_run_store(studio.settings) as store:
         remove_torn(folder)
         with Book(folder) as book:
-            plan = make_plan(table, forms, book, key, store, retry_failed=wish.retry_failed)
+            plan = make_plan(table, forms, book, key, Kept(store, studio.images), retry_failed=wish.retry_failed)
             if not wish.keep_going:
                 plan.refuse_wrong(wish.file.name)
             report = Report(folder, book, store, key, header=table.header, file=wish.file)
@@ -173,7 +179,11 @@ class Session:
         from sparklio.worker.queue import Queue
 
         queue = Queue(studio.runs.store)
-        async with WorkersMaker(studio, self._forms, self._key, queue.retry) as maker:
+
+        def begin_again(run_id: str) -> None:
+            queue.requeue(run_id, forgive=queue.deliveries(run_id))
+
+        async with WorkersMaker(studio, self._forms, self._key, begin_again) as maker:
             await self._drive(maker)
 
     async def _drive(self, maker: Maker) -> None:
