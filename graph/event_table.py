@@ -44,8 +44,9 @@ _ARCHIVE = """
 INSERT INTO events (run_id, first_seq, last_seq, body)
 SELECT run_id, %(first)s, %(last)s, %(body)s FROM runs
 WHERE run_id = %(run_id)s AND (%(owner)s::text IS NULL OR owner = %(owner)s)
-ON CONFLICT DO NOTHING
+ON CONFLICT (run_id, first_seq) DO UPDATE SET last_seq = excluded.last_seq, body = excluded.body
 """
+"""Where the answer to an earlier try was lost, more events wait by now than that has written down."""
 _NEXT = "SELECT last_seq, body FROM events WHERE run_id = %s AND last_seq > %s ORDER BY first_seq LIMIT %s"
 
 

@@ -182,7 +182,11 @@ def busy(run_id: str, owner: str) -> RunBusyError:
     """``owner`` is of whoever holds the run, here or elsewhere."""
     host = owner.rpartition(":")[0].rpartition(":")[0]
     if host == socket.gethostname():
-        return RunBusyError(f"run {run_id!r} is being run already", hint="wait for it to end, or stop it, then resume")
+        return RunBusyError(
+            f"run {run_id!r} is being run already",
+            hint="wait for it to end, or stop it, then resume; "
+            f"if its process was killed, try again in {LEASE_S:.0f} s",
+        )
     return RunBusyError(
         f"run {run_id!r} is being run on {host}",
         hint=f"wait for it to end, or stop it there; if {host} has died, try again in {LEASE_S:.0f} s",

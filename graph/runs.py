@@ -287,7 +287,13 @@ class Runs:
             )
         return record
 
-    async def drive(self, record: RunRecord, *, goes_on: GoesOn = lambda error: False) -> AsyncGenerator[Event, None]:
+    async def drive(
+        self,
+        record: RunRecord,
+        *,
+        goes_on: GoesOn = lambda error: False,
+        begin: Callable[[], Awaitable[object]] | None = None,
+    ) -> AsyncGenerator[Event, None]:
         """Run a booked or interrupted run to its end, yielding its events.
 
         One that is finished yields nothing, nor does one that has failed or was cancelled since ``record`` was read.
@@ -296,6 +302,7 @@ class Runs:
         Args:
             record: the run.
             goes_on: whether somebody goes on with the run after this error, so that nobody is to be told of it.
+            begin: awaited once the run is held, before anything is done for it; what it raises leaves the run as it is.
 
         Raises:
             RunBusyError: somebody runs it already.
@@ -308,6 +315,8 @@ class Runs:
                 status = self.store.read(run_id).status
                 if status == "finished" or (status in ("failed", "cancelled") and status != record.status):
                     return
+                if begin is not None:
+                    await begin()
                 with self._logging(record), self.bells.driving(run_id):
                     async with aclosing(self._driver.session(record, goes_on)) as session:
                         async for event in session:

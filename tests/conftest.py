@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from routing.packaged_files import DEFAULT_CONFIG
+from routing.yaml_text import parse_yaml
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.redis_server import RedisServer, redis_server
 from tests.standins.anthropic import AnthropicStandIn
@@ -36,6 +41,28 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """Have no later collection look through what is there by now and stays: every module, every test."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _packaged_routing_is_parsed_once() -> Iterator[None]:
+    """Nearly every test reads it, and PyYAML is slow, the more so where it is traced; each gets a value of its own."""
+    packaged = DEFAULT_CONFIG.read_text(encoding="utf-8")
+    parsed = pickle.dumps(parse_yaml(packaged))
+
+    def parse(text: str, *, as_written: bool = False) -> Any:
+        if text == packaged and not as_written:
+            return pickle.loads(parsed)
+        return parse_yaml(text, as_written=as_written)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("routing.yaml_text.parse_yaml", parse)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _clean_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
@@ -44,6 +71,12 @@ def _clean_place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
     if request.node.get_closest_marker("no_cover"):  # pytest-cov itself spares this process, not those it starts
         monkeypatch.delenv(COVERAGE, raising=False)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that the test starts are not measured, as others run the same lines; this one is."""
+    monkeypatch.delenv(COVERAGE, raising=False)
 
 
 @pytest.fixture
@@ -101,3 +134,21 @@ def database_url(postgres: PostgresServer) -> str:
 def redis() -> Iterator[RedisServer]:
     with redis_server() as server:
         yield server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "each_place: runs twice, with the runs in files and in PostgreSQL")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.definition.get_closest_marker("each_place"):
+        metafunc.parametrize("place", ("files", "postgres"), indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def place(request: pytest.FixtureRequest, _clean_place: None, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the runs of a test are kept that is marked ``each_place``; those of all others are in files."""
+    where = str(getattr(request, "param", "files"))
+    if where == "postgres":
+        monkeypatch.setenv("SPARKLIO_DATABASE_URL", request.getfixturevalue("database_url"))
+    return where

@@ -31,6 +31,7 @@ __all__ = [
     "NODES",
     "SCHEMAS",
     "Failure",
+    "at_work",
     "failure",
     "finished_agents",
     "going_on",
@@ -83,7 +84,7 @@ async def whole_run(studio: Sparklio, *, run_id: str = "page", **wishes: Any) ->
 async def failure(studio: Sparklio, kind: type[SparklioError], *, run_id: str = "page", **wishes: Any) -> Failure:
     """Run into one typed error of exactly ``kind``, with a hint, that ends the events and frees the run."""
     events: list[Event] = []
-    tasks = asyncio.all_tasks()
+    tasks = at_work()
     with pytest.raises(SparklioError) as caught:
         async with asyncio.timeout(NEVER_S):
             async for event in studio.stream(**_inputs(wishes), run_id=run_id):
@@ -102,16 +103,14 @@ async def failure(studio: Sparklio, kind: type[SparklioError], *, run_id: str = 
     log = (store.folder(run_id) / "run.log").read_text(encoding="utf-8")
     shown = json.dumps([error.to_dict(), events], ensure_ascii=False) + log
     async with asyncio.timeout(NEVER_S):
-        while not asyncio.all_tasks() <= tasks:  # noqa: ASYNC110  # the last writes of checkpoints
+        while not at_work() <= tasks:  # noqa: ASYNC110  # the last writes of checkpoints
             await asyncio.sleep(0.002)
     return Failure(error, set(await finished_agents(store.load(run_id), studio.runs.graph)), shown)
 
 
 async def going_on(studio: Sparklio, ollama: OllamaStandIn, finished: set[str], *, run_id: str = "page") -> Run:
     """Resume to the end: nobody is asked again who had finished or whose answer was recorded, and nobody twice."""
-    answered = {
-        effect.node for effect in await studio.runs._ledger.load(run_id) if isinstance(effect.answer, LLMAnswer)
-    }
+    answered = {effect.node for effect in await studio.runs.ledger.load(run_id) if isinstance(effect.answer, LLMAnswer)}
     assert finished <= answered
     before = Counter(ollama.by_task)
     async with asyncio.timeout(NEVER_S):
@@ -151,6 +150,11 @@ async def nothing_left(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> AsyncG
     await comfyui.until(lambda: comfyui.open_connections == ollama.open_connections == ollama.active == 0)
     await asyncio.get_running_loop().shutdown_default_executor()  # its idle threads are the loop's own
     await comfyui.until(lambda: set(threading.enumerate()) <= threads, timeout_s=2.0)
+
+
+def at_work() -> set[asyncio.Task[Any]]:
+    """All tasks but those in which a pool of connections waits for its next turn, another one each time."""
+    return {task for task in asyncio.all_tasks() if getattr(task.get_coro(), "__qualname__", "") != "Event.wait"}
 
 
 def _inputs(wishes: dict[str, Any]) -> dict[str, Any]:

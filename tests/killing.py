@@ -11,13 +11,12 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import pytest
 from PIL import Image
 
 from graph import build_graph
-from graph.database import open_database
+from graph.database import Database
 from graph.history import calls_of
 from graph.ledger import Ledger
 from providers.errors import SparklioError
@@ -35,6 +34,7 @@ from routing.contracts import ImageRequest, LLMRequest
 from sparklio import Sparklio
 from tests.conftest import BRAND, OURS, PRODUCT, THEIRS
 from tests.faults import NEVER_S, SCHEMAS
+from tests.kept import Kept
 from tests.standins.chat import Body
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn, default_answer, payload_of
@@ -67,7 +67,15 @@ THOROUGH = TRIALS >= 200
 FAILED, KILLED = 3, -9
 """Exit codes of a process whose run ended in a typed error, and of one that was killed."""
 
-_PRELOADED = ("providers.llm.ollama", "providers.media.comfyui", "sparklio.page", "jinja2", "tests.killing")
+_PRELOADED = (
+    "providers.llm.ollama",
+    "providers.media.comfyui",
+    "sparklio.page",
+    "jinja2",
+    "graph.postgres_database",
+    "graph.event_table",
+    "tests.killing",
+)
 _QUICK = Patience(poll_s=0.1, idle_queue_s=2.0, outage_s=5.0)
 _STARTED = re.compile(r": (\w+) node_started ")
 _REWRITTEN = "(고침)"
@@ -91,9 +99,7 @@ def work(home: Path, settings: Mapping[str, str], run_id: str) -> None:
         del os.environ[name]
     patch = pytest.MonkeyPatch()  # of this process alone, and never undone
     patch.setattr("graph.runs.randbits", lambda bits: SEED)
-    patch.setattr(
-        "graph.run_files.FileRunStore.next_member", lambda store, of: RERUN
-    )  # the dead leave gaps in the numbers
+    patch.setattr("graph.store.RunStore.next_member", lambda store, of: RERUN)  # the dead leave gaps in the numbers
     patch.setattr("routing.attempts._BACKOFF", lambda state: 0.05)
     patch.setattr("providers.media.comfyui.ComfyUIProvider.patience", _QUICK)
     try:
@@ -104,7 +110,7 @@ def work(home: Path, settings: Mapping[str, str], run_id: str) -> None:
 
 async def _to_the_end(home: Path, settings: Mapping[str, str], run_id: str) -> None:
     async with Sparklio(mode="live", home=home, settings=settings) as studio:
-        if (home / "runs" / run_id / "run.json").exists():
+        if studio.runs.store.exists(run_id):
             await studio.resume(run_id)
         elif run_id == RERUN:
             await studio.rerun(RUN, start_at=RERUN_FROM)
@@ -220,28 +226,24 @@ class Standing:
         return agents if self.image else agents - Counter(["vision"])
 
 
-async def standing(home: Path, run_id: str, spare: Path) -> Standing:
-    """Look at copies alone: opening the database would mend what the next process is to mend."""
-    folder = home / "runs" / run_id
-    record = folder / "run.json"
+async def standing(kept: Kept, run_id: str) -> Standing:
+    folder = kept.home / "runs" / run_id
     log = folder / "run.log"
     known = Standing(
         started=Counter(_STARTED.findall(log.read_text(encoding="utf-8"))) if log.exists() else Counter(),
-        status=json.loads(record.read_bytes())["status"] if record.exists() else None,
+        status=kept.status(run_id),
         published=(folder / "images").exists(),
     )
-    if not (home / "checkpoints.sqlite").exists():
-        return known
-    shutil.rmtree(spare, ignore_errors=True)
-    spare.mkdir()
-    for path in home.glob("checkpoints.sqlite*"):
-        if not path.name.endswith(("-shm", ".lock")):
-            shutil.copy(path, spare)
-    async with open_database(spare / "checkpoints.sqlite") as database:
-        effects = await Ledger(database).load(run_id)
-        calls = await calls_of(run_id, build_graph().compile(checkpointer=database.saver))
+    async with kept.database() as database:
+        return known if database is None else await _with_work(known, database, run_id)
+
+
+async def _with_work(known: Standing, database: Database, run_id: str) -> Standing:
+    effects = await Ledger(database).load(run_id)
+    calls = await calls_of(run_id, build_graph().compile(checkpointer=database.saver))
     images = [effect for effect in effects if isinstance(effect.request, ImageRequest)]
-    return Standing(
+    return replace(
+        known,
         answered={
             (SCHEMAS[effect.node], _canonical(effect.request.payload)): effect.answer.model_dump_json()
             for effect in effects
@@ -250,9 +252,6 @@ async def standing(home: Path, run_id: str, spare: Path) -> Standing:
         image=any(effect.answer for effect in images),
         ordered=bool(images),
         done=frozenset(map(_canonical, calls)),  # an unfinished step tells its own twice
-        started=known.started,
-        status=known.status,
-        published=known.published,
     )
 
 
@@ -310,21 +309,22 @@ class Twin:
 class Trial:
     """One run on its way to the end, in as many processes as it takes."""
 
-    def __init__(self, servers: Servers, home: Path, run_id: str = RUN) -> None:
+    def __init__(self, servers: Servers, kept: Kept, run_id: str = RUN) -> None:
         self.servers = servers
-        self.home = home
+        self.kept = kept
+        self.home = kept.home
         self.run_id = run_id
-        self.folder = home / "runs" / run_id
+        self.folder = self.home / "runs" / run_id
         self.stood = Standing()
         self.windows: list[str] = []
         self._asked = 0
-        self._spare = home.with_name(f"{home.name}-copy")
-        home.mkdir(exist_ok=True)
+        self.home.mkdir(exist_ok=True)
 
     @contextmanager
     def process(self) -> Iterator[ForkServerProcess]:
         """A process that is gone when the block ends, killed if need be; then what it left is checked."""
-        process = prepared().Process(target=work, args=(self.home, self.servers.settings, self.run_id))
+        settings = self.servers.settings | self.kept.settings
+        process = prepared().Process(target=work, args=(self.home, settings, self.run_id))
         process.start()
         try:
             yield process
@@ -350,8 +350,9 @@ class Trial:
     def _check(self) -> None:
         """Nothing that stood before this process was asked for again, and nothing of it is lost."""
         self.servers.quiet()
+        self.kept.quiet()
         check_whole(self.home, temporary=True)
-        stands, calls = asyncio.run(standing(self.home, self.run_id, self._spare)), self.servers.calls()
+        stands, calls = asyncio.run(standing(self.kept, self.run_id)), self.servers.calls()
         again = self.stood.answered.keys() & set(calls[self._asked :])
         assert not again, f"asked again: {again}"
         assert self.stood.answered.items() <= stands.answered.items(), "an answer is lost"
@@ -380,7 +381,7 @@ class Trial:
         accepted = self.servers.comfyui.accepted
         assert 1 <= len(accepted) <= 1 + lost_jobs, accepted
         assert len(visible(self.home / "images")) == len(visible(self.folder / "images")) == 1
-        assert not (self.folder / "owner.json").exists()
+        self.kept.check_end(self.run_id)
 
 
 _EXECUTIONS = Counter([*SCHEMAS, "copywriter", "reviewer"])

@@ -27,6 +27,7 @@ async def test_a_run_tells_what_it_cost(tmp_path: Path, ollama: OllamaStandIn) -
     assert meta["nodes"]["vision"]["cost_usd"] > 0
 
 
+@pytest.mark.each_place
 async def test_a_run_stops_at_its_budget_and_goes_on_with_a_larger_one(tmp_path: Path, ollama: OllamaStandIn) -> None:
     path = routed(tmp_path, prices=lambda prices: {**prices, **PRICED})
     async with Sparklio(config=path, settings={"RUN_BUDGET_USD": "0.004"}) as studio:

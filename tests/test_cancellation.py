@@ -17,7 +17,7 @@ from providers.media.comfyui.watch import Patience
 from routing import attempts
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
-from tests.faults import NODES, SCHEMAS, finished_agents, going_on, is_free, nothing_left, whole_run
+from tests.faults import NODES, SCHEMAS, at_work, finished_agents, going_on, is_free, nothing_left, whole_run
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import Fault, OllamaStandIn
 
@@ -101,12 +101,12 @@ async def test_cancelling_leaves_nothing_but_a_run_to_resume(
 ) -> None:
     async with nothing_left(ollama, comfyui):
         async with Sparklio() as studio:
-            quiet = asyncio.all_tasks()
+            quiet = at_work()
             reached = STAGES[stage](ollama, comfyui)
             run = asyncio.create_task(whole_run(studio))
             await comfyui.until(reached, timeout_s=20)
             await cancelled(run)
-            await comfyui.until(lambda: asyncio.all_tasks() == quiet and not ollama.active, timeout_s=AT_ONCE_S)
+            await comfyui.until(lambda: at_work() == quiet and not ollama.active, timeout_s=AT_ONCE_S)
             assert not comfyui._sockets
             assert studio.runs.store.read("page").status == "interrupted"
             assert is_free(studio, "page")
@@ -118,6 +118,7 @@ async def test_cancelling_leaves_nothing_but_a_run_to_resume(
 
 
 @pytest.mark.parametrize("stage", ["strategist, answering", "image"])
+@pytest.mark.each_place
 async def test_a_resumed_run_is_cancelled_as_well(ollama: OllamaStandIn, comfyui: ComfyUIStandIn, stage: str) -> None:
     async with nothing_left(ollama, comfyui):
         async with Sparklio() as studio:
@@ -146,18 +147,19 @@ async def test_a_resumed_run_is_cancelled_as_well(ollama: OllamaStandIn, comfyui
     ("kind", "node"),
     [("run_started", None), ("node_started", "brief"), ("token", "copywriter"), ("image_progress", "vision")],
 )
+@pytest.mark.each_place
 async def test_leaving_the_stream_stops_the_run(
     ollama: OllamaStandIn, comfyui: ComfyUIStandIn, kind: str, node: str | None
 ) -> None:
     async with nothing_left(ollama, comfyui):
         async with Sparklio() as studio:
-            quiet = asyncio.all_tasks()
+            quiet = at_work()
             events = studio.stream(brand=BRAND, product=PRODUCT, run_id="page")
             async for event in events:
                 if (event["type"], event["node"]) == (kind, node):
                     break
             await asyncio.wait_for(events.aclose(), AT_ONCE_S)
-            await comfyui.until(lambda: asyncio.all_tasks() == quiet, timeout_s=AT_ONCE_S)
+            await comfyui.until(lambda: at_work() == quiet, timeout_s=AT_ONCE_S)
             assert studio.runs.store.load("page").status == "interrupted"
             assert is_free(studio, "page")
             done = set(await finished_agents(studio.runs.store.load("page"), studio.runs.graph))
@@ -165,6 +167,7 @@ async def test_leaving_the_stream_stops_the_run(
         assert len(comfyui.prompts) == 1
 
 
+@pytest.mark.each_place
 async def test_leaving_the_studio_with_a_run_under_way(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
     reached = image_and_review(ollama, comfyui)
 
@@ -198,6 +201,7 @@ async def test_a_cancelled_run_leaves_those_beside_it_alone(ollama: OllamaStandI
         }
 
 
+@pytest.mark.no_cover
 async def test_a_storm_of_cancellations_leaves_nothing_behind(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
     dice = random.Random(20)
     moments = [dice.uniform(0.0, 0.8) for _ in range(RUNS_OF_THE_STORM)]
@@ -206,7 +210,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(ollama: OllamaStan
     comfyui.seconds_per_image = 0.05
     async with nothing_left(ollama, comfyui), Sparklio() as studio:
         await whole_run(studio, run_id="calm")
-        quiet = asyncio.all_tasks()
+        quiet = at_work()
 
         async def one(number: int) -> None:
             async with few:
@@ -219,7 +223,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(ollama: OllamaStan
                 assert run.cancelled() or run.exception() is None
 
         await asyncio.gather(*(one(number) for number in range(RUNS_OF_THE_STORM)))
-        await comfyui.until(lambda: asyncio.all_tasks() == quiet, timeout_s=AT_ONCE_S)
+        await comfyui.until(lambda: at_work() == quiet, timeout_s=AT_ONCE_S)
         store = studio.runs.store
         records = {record.run_id: record.status for record in store.all()}
         assert set(records.values()) <= {"finished", "interrupted"}
@@ -233,6 +237,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(ollama: OllamaStan
     assert len(jobs) == len(set(jobs)), "no image is asked for twice"
 
 
+@pytest.mark.each_place
 async def test_a_run_that_is_being_stopped_is_busy_and_then_free(
     ollama: OllamaStandIn, comfyui: ComfyUIStandIn
 ) -> None:

@@ -385,6 +385,7 @@ def test_interrupted_run_says_how_to_resume(
     assert sparklio.json("runs", **urls)["runs"][0]["status"] == "interrupted"
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_run_killed_outright_is_told_as_interrupted_and_its_lock_is_free(
     start: Start, sparklio: Shell, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
 ) -> None:

@@ -79,6 +79,7 @@ def test_the_differences_of_a_list_lead_from_one_to_the_other(old: list[int], ne
     assert len(old) - removed + added == len(new)
 
 
+@pytest.mark.each_place
 def test_a_rerun_beside_its_parent(sparklio: Shell) -> None:
     sparklio.ok("run", "--run-id", "page")
     sparklio.ok("rerun", "page", "--from", "copywriter", "--set", "brief.target=캠핑족")
@@ -116,6 +117,7 @@ def test_an_unknown_run_is_wrong_usage(sparklio: Shell) -> None:
     assert "unknown run 'nobody'" in sparklio.refused(2, "diff", "nobody", "page")
 
 
+@pytest.mark.each_place
 async def test_a_run_without_result_is_compared_as_far_as_it_is() -> None:
     async with Sparklio() as studio:
         whole = await studio.run(brand=BRAND, product=PRODUCT, run_id="whole")

@@ -120,12 +120,21 @@ async def killed_run(folder: Path, *, hold: bool = False) -> AsyncGenerator[None
 async def stands(studio: Sparklio, finished: set[str]) -> None:
     """Wait until another process has written what the ``finished`` agents of "page" made."""
     async with asyncio.timeout(NEVER_S):
-        while not (studio.settings.home / "runs" / "page" / "run.json").is_file():  # noqa: ASYNC110
+        while not studio.runs.store.exists("page"):  # noqa: ASYNC110  # written by another process
             await asyncio.sleep(0.02)
         while set(await _done(studio)) != finished:  # noqa: ASYNC110  # written by another process
             await asyncio.sleep(0.02)
 
 
+async def interrupted(studio: Sparklio) -> None:
+    """Where nobody sees that a process has died, its lease tells."""
+    store = studio.runs.store
+    async with asyncio.timeout(NEVER_S if store.shared else 1.0):
+        while store.status_of("page") != "interrupted":  # noqa: ASYNC110  # the database's clock tells
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("moment", KILLED_AT)
 async def test_a_killed_process_leaves_a_run_that_goes_on(
     ollama: OllamaStandIn, comfyui: ComfyUIStandIn, tmp_path: Path, moment: str
@@ -139,7 +148,7 @@ async def test_a_killed_process_leaves_a_run_that_goes_on(
             await stands(studio, finished)
             await comfyui.until(lambda: len(comfyui.accepted) == jobs, timeout_s=NEVER_S)
             await comfyui.until(lambda: schema is None or ollama.by_task[schema], timeout_s=NEVER_S)
-        assert studio.runs.store.load("page").status == "interrupted"
+        await interrupted(studio)
         sent = len(comfyui.prompts)
         comfyui.release()
         await going_on(studio, ollama, finished)
@@ -147,13 +156,15 @@ async def test_a_killed_process_leaves_a_run_that_goes_on(
     assert len(comfyui.prompts) == len(comfyui.executed) == 1
 
 
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.each_place
 async def test_a_process_killed_before_it_published_has_nothing_to_ask_again(
     ollama: OllamaStandIn, comfyui: ComfyUIStandIn, tmp_path: Path
 ) -> None:
     async with Sparklio() as studio:
         async with killed_run(tmp_path, hold=True):
             await stands(studio, NODES)
-        assert studio.runs.store.load("page").status == "interrupted"
+        await interrupted(studio)
         assert not list(tmp_path.rglob("result.json"))
         run = await going_on(studio, ollama, NODES)
     assert run.result["review"]["approved"]
@@ -314,6 +325,8 @@ async def test_what_the_agents_return_stands_in_the_state(ollama: OllamaStandIn)
     assert points[-1].values.keys() == run.state.keys() - {"calls"}
 
 
+@pytest.mark.no_cover
+@pytest.mark.each_place
 async def test_two_studios_on_one_home_run_five_each_at_once(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
     async with Sparklio() as one, Sparklio() as two:
         runs = await asyncio.gather(
@@ -355,6 +368,7 @@ async def test_a_database_that_is_lost_is_one_typed_error(ollama: OllamaStandIn)
 # event loops
 
 
+@pytest.mark.each_place
 def test_several_loops_one_after_another(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
     async def first() -> None:
         async with Sparklio() as studio:
@@ -377,6 +391,7 @@ def test_several_loops_one_after_another(ollama: OllamaStandIn, comfyui: ComfyUI
 # families
 
 
+@pytest.mark.each_place
 async def test_a_family_with_a_failed_member(ollama: OllamaStandIn, comfyui: ComfyUIStandIn, tmp_path: Path) -> None:
     config = routed(tmp_path, media_routing=one_image_route)
     async with Sparklio(config=config) as studio:
@@ -402,6 +417,7 @@ async def test_a_family_with_a_failed_member(ollama: OllamaStandIn, comfyui: Com
         assert {point.run_id for point in await studio.history("page.3")} == {"page", "page.2", "page.3", "page.4"}
 
 
+@pytest.mark.each_place
 async def test_a_failed_run_has_reruns_of_what_it_has(ollama: OllamaStandIn) -> None:
     ollama.fail_always(Fault.STATUS_400, task="ProductDetail")
     async with Sparklio() as studio:

@@ -1,7 +1,7 @@
 """A disk that is full or read-only at each single write of a run: one typed error, nothing torn, and then on with it.
 
 Python's files are refused by this process, the database by SQLite itself; the last test has a real full disk. With few
-``KILL_TRIALS`` each test takes a third of the writes, and the three of them all.
+``KILL_TRIALS`` each test takes a sixth of the writes, and the three of them half; `make chaos` takes all in each.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from tests.faults import NEVER_S
 from tests.full_disk import FINISHED, Pupil
 from tests.killing import ROOT, THOROUGH, check_whole, comparable
 from tests.refusing_disk import Disk, Point, points
+
+pytestmark = pytest.mark.no_cover
 
 FEWEST_WRITES = 60
 SHARES = 1 if THOROUGH else 6

@@ -53,6 +53,7 @@ def streams() -> int:
     return sum("cancel_on_finish" in task.get_name() for task in asyncio.all_tasks())
 
 
+@pytest.mark.each_place
 async def test_a_run_is_followed_from_its_first_event_to_its_last(tmp_path: Path) -> None:
     async with serving(tmp_path) as client:
         run_id = await start(client)
@@ -72,6 +73,7 @@ async def test_a_run_is_followed_from_its_first_event_to_its_last(tmp_path: Path
 
 
 @pytest.mark.usefixtures("live")
+@pytest.mark.each_place
 async def test_who_comes_again_gets_the_rest_of_the_live_stream(tmp_path: Path, comfyui: ComfyUIStandIn) -> None:
     comfyui.hold()
     async with serving(tmp_path) as client:
@@ -109,6 +111,7 @@ async def test_who_leaves_changes_nothing_and_leaves_nothing(tmp_path: Path, com
 
 
 @pytest.mark.usefixtures("live")
+@pytest.mark.each_place
 async def test_a_queued_run_is_waited_for_and_a_cancelled_one_s_stream_ends(
     tmp_path: Path, comfyui: ComfyUIStandIn
 ) -> None:

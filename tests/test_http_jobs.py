@@ -211,6 +211,7 @@ async def test_a_stopped_server_s_jobs_are_ended_by_the_next(
     assert len(comfyui.prompts) == 1
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_a_killed_server_s_jobs_are_ended_by_the_next(
     live: None, comfyui: ComfyUIStandIn, tmp_path: Path
 ) -> None:

@@ -21,7 +21,7 @@ from tests.standins.ollama import Fault, OllamaStandIn
 GENERATE = "/api/v1/llm/generate"
 ASKED = {"role": "brand", "task": "brand_summary", "mode": "json", "payload": {"brand": {"name": "소리결"}}}
 EVENTS = {"accept": "text/event-stream"}
-STORM = 500
+STORM = 200
 SOON_S = 10.0
 """Bound on what must not hang; no measure of speed."""
 
@@ -253,6 +253,7 @@ async def test_a_key_is_free_again_when_its_client_has_left(
         assert answer.status_code == 200
 
 
+@pytest.mark.no_cover
 async def test_a_storm_of_clients_that_leave_in_mid_stream_leaves_nothing(
     live: None, ollama: OllamaStandIn, comfyui: ComfyUIStandIn, tmp_path: Path
 ) -> None:

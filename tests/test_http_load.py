@@ -20,6 +20,8 @@ import pytest
 from tests.conftest import BRAND, PRODUCT
 from tests.serving import ROOT, ServerProcess, server_process
 
+pytestmark = pytest.mark.no_cover
+
 RUNS = int(os.environ.get("LOAD_RUNS", "60"))
 AT_ONCE = min(200, RUNS // 3)
 GROWTH = 1.2

@@ -19,9 +19,12 @@ import pytest
 
 from graph.run_files import FileRunStore
 from tests.conftest import BRAND, PRODUCT
+from tests.kept import InFiles
 from tests.killing import Call, Servers, Standing, check_whole, standing, visible
 from tests.serving import ServerProcess, server_process, serving
 from tests.test_http_runs import RUNS
+
+pytestmark = pytest.mark.no_cover
 
 NUMBER = 20
 NAMES = [f"page-{number}" for number in range(NUMBER)]
@@ -70,7 +73,7 @@ def wait_for_answers(servers: Servers, number: int, server: ServerProcess) -> No
 
 
 async def stood(home: Path) -> list[Standing]:
-    return [await standing(home, name, home.with_name("copy")) for name in NAMES]
+    return [await standing(InFiles(home), name) for name in NAMES]
 
 
 def answers(stands: list[Standing]) -> Counter[Call]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import httpx
 import pytest
 
 from graph.run_files import FileRunStore
+from graph.store import RunStore
 from providers.errors import StorageError
+from routing.settings import load_settings
 from sparklio import Sparklio
 from sparklio.server.errors import without_folder
+from sparklio.stores import open_run_store
 from tests.conftest import BRAND, PRODUCT
 from tests.serving import serving
 from tests.standins.comfyui import ComfyUIStandIn
@@ -53,11 +57,16 @@ def code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
+def store_in(home: Path) -> AbstractContextManager[RunStore]:
+    return open_run_store(load_settings({"SPARKLIO_HOME": str(home)}))
+
+
 def check_no_paths(answer: httpx.Response, home: Path) -> None:
     assert str(home) not in answer.text
     assert "file:" not in answer.text
 
 
+@pytest.mark.each_place
 async def test_a_run_from_its_start_to_its_page(tmp_path: Path) -> None:
     async with serving(tmp_path) as client:
         answer = await client.post(RUNS, json={**INPUT, "run_id": "page", "stage": "final"})
@@ -79,10 +88,10 @@ async def test_a_run_from_its_start_to_its_page(tmp_path: Path) -> None:
             answer = await client.get(path)
             assert answer.status_code == 200
             check_no_paths(answer, tmp_path)
-    kept = json.loads((tmp_path / "runs/page/result.json").read_bytes())
+    with store_in(tmp_path) as store:
+        kept = json.loads(store.read_result("page") or b"")
+        assert store.load("page").keeper == "server"
     assert result.json() == {**kept, "image": {**kept["image"], "url": image["url"]}}
-    record = FileRunStore(tmp_path).load("page")
-    assert record.keeper == "server"
 
 
 async def test_the_page_is_sent_once_and_can_do_nothing(tmp_path: Path) -> None:
@@ -115,6 +124,7 @@ async def test_before_its_end_a_run_has_neither_result_nor_page(tmp_path: Path, 
         assert (await ended(client, waiting))["status"] == "finished"
 
 
+@pytest.mark.each_place
 async def test_what_is_wrong_is_told(tmp_path: Path) -> None:
     async with serving(tmp_path) as client:
         run_id = await finished(client)
@@ -133,7 +143,8 @@ async def test_what_is_wrong_is_told(tmp_path: Path) -> None:
             assert code(await client.post(f"{RUNS}/nobody/{name}")) == (404, "unknown_name")
         assert code(await client.post(f"{RUNS}/{run_id}/rerun", json={"start_at": "nobody"})) == (400, "unknown_name")
         assert code(await client.post(f"{RUNS}/{run_id}/cancel")) == (409, "conflict")
-        assert len(FileRunStore(tmp_path).all()) == 1
+        with store_in(tmp_path) as store:
+            assert len(store.all()) == 1
 
 
 @pytest.mark.parametrize("number", ["1180591620717411303424", "NaN", "-Infinity", "1e999"])
@@ -150,7 +161,8 @@ async def test_a_number_that_cannot_be_kept_is_refused_and_starts_nothing(tmp_pa
             for dry_run in (True, False):
                 wish = {"changes": changes, "dry_run": dry_run}
                 assert code(await post(f"{RUNS}/{run_id}/rerun", wish)) == (422, "bad_input")
-        assert len(FileRunStore(tmp_path).all()) == 1
+        with store_in(tmp_path) as store:
+            assert len(store.all()) == 1
 
 
 async def test_no_failure_tells_where_the_data_folder_lies(
@@ -202,6 +214,7 @@ def test_only_the_folder_itself_is_left_out(home: str, told: str, left: str) -> 
 # the list
 
 
+@pytest.mark.each_place
 async def test_the_list_is_filtered_and_comes_page_by_page(tmp_path: Path) -> None:
     async with serving(tmp_path) as client:
         names = [await finished(client, run_id=f"run-{number}") for number in range(5)]
@@ -254,6 +267,7 @@ async def test_the_list_follows_what_changes_on_the_disk(tmp_path: Path) -> None
 # rerun, resume, cancel
 
 
+@pytest.mark.each_place
 async def test_rerun(tmp_path: Path) -> None:
     async with serving(tmp_path) as client:
         await finished(client, run_id="page")
@@ -284,6 +298,7 @@ async def test_rerun(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("live")
+@pytest.mark.each_place
 async def test_a_failed_run_is_resumed_and_a_running_one_is_not(
     tmp_path: Path, ollama: OllamaStandIn, comfyui: ComfyUIStandIn
 ) -> None:
@@ -303,6 +318,7 @@ async def test_a_failed_run_is_resumed_and_a_running_one_is_not(
 
 
 @pytest.mark.usefixtures("live")
+@pytest.mark.each_place
 async def test_a_cancelled_run_has_stopped_when_that_is_answered(tmp_path: Path, comfyui: ComfyUIStandIn) -> None:
     comfyui.hold()
     async with serving(tmp_path) as client:
@@ -323,6 +339,7 @@ async def test_a_cancelled_run_has_stopped_when_that_is_answered(tmp_path: Path,
 
 
 @pytest.mark.usefixtures("live")
+@pytest.mark.each_place
 async def test_beyond_its_bounds_the_server_says_429(tmp_path: Path, comfyui: ComfyUIStandIn) -> None:
     comfyui.hold()
     async with serving(tmp_path, SPARKLIO_MAX_RUNS="1", SPARKLIO_MAX_QUEUED="2") as client:
@@ -331,13 +348,15 @@ async def test_beyond_its_bounds_the_server_says_429(tmp_path: Path, comfyui: Co
         assert len(refused) == 5
         assert {code(answer) for answer in refused} == {(429, "queue_full")}
         assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
-        assert len(FileRunStore(tmp_path).all()) == 3
+        with store_in(tmp_path) as store:
+            assert len(store.all()) == 3
         comfyui.release()
         for answer in answers:
             if answer.status_code == 202:
                 assert (await ended(client, answer.json()["run_id"]))["status"] == "finished"
 
 
+@pytest.mark.each_place
 async def test_a_repeated_request_starts_no_second_run(tmp_path: Path) -> None:
     key = {"idempotency-key": "once"}
     async with serving(tmp_path) as client:
@@ -355,6 +374,7 @@ async def test_a_repeated_request_starts_no_second_run(tmp_path: Path) -> None:
         assert len((await client.get(RUNS)).json()["runs"]) == 2
 
 
+@pytest.mark.each_place
 async def test_a_run_that_was_booked_and_not_told_is_told_to_who_asks_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,16 +9,24 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import COVERAGE
+from tests.kept import InFiles, InPostgres, Kept
 from tests.killing import FAILED, OF_A_RETRY, OF_THE_CLOCK, RERUN, ROOT, RUN, THOROUGH, TRIALS, Servers, Trial, Twin
+from tests.places import KINDS
+from tests.postgres_server import postgres_server
+
+pytestmark = pytest.mark.no_cover
 
 CHAOS_SEED = int(os.environ.get("CHAOS_SEED", "20"))
 CALLS = 8
@@ -43,31 +51,42 @@ class Measure:
     """Undisturbed runs: what each comes to, and how long the first one's process took.
 
     Attributes:
-        home: a data folder with the finished run.
+        make: an empty place for runs.
+        finished: one with the finished run.
     """
 
-    home: Path
+    make: Callable[[Path], Kept]
+    finished: Kept
     twins: Mapping[str, Twin]
     seconds: float
 
 
-@pytest.fixture(scope="module")
-def measure(tmp_path_factory: pytest.TempPathFactory) -> Measure:
+@pytest.fixture(scope="module", params=KINDS)
+def measure(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Measure:
     folder = tmp_path_factory.mktemp("twins")
+    make = _maker(request)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))  # the server that forks the processes finds our modules by it alone
-        undisturbed(folder / "first")  # waits for that server's imports
+        patch.delenv(COVERAGE, raising=False)  # it would trace them all, and none of them is left to tell
+        undisturbed(make(folder / "first"))  # waits for that server's imports
     started = time.perf_counter()
-    twin = undisturbed(folder / "second")
+    second = make(folder / "second")
+    twin = undisturbed(second)
     seconds = time.perf_counter() - started
     assert len(twin.calls) == CALLS
-    shutil.copytree(folder / "second", folder / "rerun")
-    return Measure(folder / "second", {RUN: twin, RERUN: undisturbed(folder / "rerun", RERUN)}, seconds)
+    twins = {RUN: twin, RERUN: undisturbed(second.copied(folder / "rerun"), RERUN)}
+    return Measure(make, second, twins, seconds)
 
 
-def undisturbed(home: Path, run_id: str = RUN) -> Twin:
+def _maker(request: pytest.FixtureRequest) -> Callable[[Path], Kept]:
+    if request.param == "postgres":
+        return partial(InPostgres, server=request.getfixturevalue("postgres"))
+    return InFiles
+
+
+def undisturbed(kept: Kept, run_id: str = RUN) -> Twin:
     with Servers() as servers:
-        trial = Trial(servers, home, run_id)
+        trial = Trial(servers, kept, run_id)
         assert trial.finish() == 0
         assert len(servers.calls()) == len(set(servers.calls()))
         return trial.twin()
@@ -103,7 +122,7 @@ def drawing(trial: Trial, rolls: random.Random, seconds: float) -> tuple[Callabl
 
 def booking(trial: Trial, rolls: random.Random, seconds: float) -> tuple[Callable[[], object], float]:
     """From the run's record until it is begun."""
-    return (trial.folder / "run.json").exists, rolls.triangular(0, 0.02, 0)
+    return lambda: trial.kept.status(trial.run_id), rolls.triangular(0, 0.02, 0)
 
 
 def publishing(trial: Trial, rolls: random.Random, seconds: float) -> tuple[Callable[[], object], float]:
@@ -119,24 +138,28 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_if_nothing_had_been(
 ) -> None:
     windows: Counter[str] = Counter()
     repeated = 0
-    for number in range(trials):
+    for number in range(_first(measure, trials), trials):
         print(f"CHAOS_SEED={CHAOS_SEED}: {run_id}, trial {number}")  # noqa: T201
         rolls = random.Random(f"{CHAOS_SEED} {run_id} {number}")
         home = tmp_path / f"kill-{number}"
-        if run_id == RERUN:
-            shutil.copytree(measure.home, home)
+        kept = measure.finished.copied(home) if run_id == RERUN else measure.make(home)
         with Servers() as servers:
-            trial = Trial(servers, home, run_id)
+            trial = Trial(servers, kept, run_id)
             windows.update(killed_in(trial, rolls, MOMENTS[number % len(MOMENTS)], measure.seconds))
             assert trial.finish() == 0
             trial.check_end(measure.twins[run_id])
             assert len(servers.comfyui.executed) == 1
             repeated += len(servers.calls()) - len(set(servers.calls()))
         shutil.rmtree(home)
-    print(f"{trials} trials, {windows.total()} kills: {dict(windows)}; repeated without an answer: {repeated}")  # noqa: T201
+    print(f"{windows.total()} kills: {dict(windows)}; repeated without an answer: {repeated}")  # noqa: T201
     assert windows
     if THOROUGH and run_id == RUN:
         assert set(windows) == WINDOWS
+
+
+def _first(measure: Measure, trials: int) -> int:
+    """A few trials in PostgreSQL, unless there are to be many: those that begin with a chosen moment."""
+    return 0 if THOROUGH or isinstance(measure.finished, InFiles) else trials // 2
 
 
 def killed_in(trial: Trial, rolls: random.Random, first: Moment, seconds: float) -> list[str]:
@@ -178,6 +201,7 @@ RESTARTS: Mapping[str, Callable[[Servers], int]] = {
 }
 
 
+@pytest.mark.parametrize("measure", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("event", RESTARTS)
 def test_a_server_that_restarts_in_the_middle_is_asked_for_nothing_again_but_what_it_lost(
     measure: Measure, tmp_path: Path, event: str
@@ -186,7 +210,7 @@ def test_a_server_that_restarts_in_the_middle_is_asked_for_nothing_again_but_wha
     for number in range(max(1, TRIALS // 4)):
         rolls = random.Random(f"{CHAOS_SEED} {event} {number}")
         with Servers() as servers:
-            trial = Trial(servers, tmp_path / f"restart-{number}")
+            trial = Trial(servers, measure.make(tmp_path / f"restart-{number}"))
             print(f"CHAOS_SEED={CHAOS_SEED}: {event}, trial {number}")  # noqa: T201
             with trial.process() as process:
                 process.join(rolls.uniform(0.15, 0.9) * measure.seconds)
@@ -203,3 +227,20 @@ def test_a_server_that_restarts_in_the_middle_is_asked_for_nothing_again_but_wha
             trial.check_end(measure.twins[RUN], lost_jobs=lost, but=OF_THE_CLOCK | OF_A_RETRY)
         shutil.rmtree(trial.home)
     print(f"{event}: ended with {dict(ends)}")  # noqa: T201
+
+
+@pytest.mark.parametrize("measure", ["postgres"], indirect=True)
+def test_a_database_that_restarts_or_crashes_in_the_middle_is_waited_for(measure: Measure, tmp_path: Path) -> None:
+    with postgres_server() as postgres:
+        for number, how in enumerate((signal.SIGINT, signal.SIGQUIT) * max(1, TRIALS // 8)):
+            print(f"CHAOS_SEED={CHAOS_SEED}: {how.name}, trial {number}")  # noqa: T201
+            rolls = random.Random(f"{CHAOS_SEED} PostgreSQL {number}")
+            with Servers() as servers:
+                trial = Trial(servers, InPostgres(tmp_path / f"database-{number}", postgres))
+                with trial.process() as process:
+                    process.join(rolls.uniform(0.15, 0.9) * measure.seconds)
+                    postgres.restart(how=how, after_s=0.3)
+                    process.join(60)
+                assert process.exitcode == 0
+                trial.check_end(measure.twins[RUN])
+                assert len(servers.calls()) == len(set(servers.calls())), "a call was made again"

@@ -203,6 +203,7 @@ async def test_of_two_at_once_one_is_done(tmp_path: Path, path: str) -> None:
     assert len(works.tokens) == 1
 
 
+@pytest.mark.no_cover
 async def test_a_hundred_at_once_are_done_once(tmp_path: Path) -> None:
     works = Works(tmp_path)
     async with serving_app(works.app) as client:
@@ -336,6 +337,7 @@ def begun_elsewhere(home: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_what_a_killed_process_has_begun_is_done_again_with_its_token(tmp_path: Path) -> None:
     with begun_elsewhere(tmp_path) as process:
         assert process.stdout is not None

@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.conftest import BRAND, PRODUCT
+from tests.conftest import BRAND, COVERAGE, PRODUCT
 from tests.standins.answers import answer_to, payload_of
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.server import StandIn, free_port
+
+pytestmark = pytest.mark.no_cover
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "providers.md").read_text(encoding="utf-8")
@@ -66,6 +68,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
     done = subprocess.run(
         [*pip, "--disable-pip-version-check", "--target", str(site), str(source)],
+        env={name: value for name, value in os.environ.items() if name != COVERAGE},
         capture_output=True,
         text=True,
         check=False,

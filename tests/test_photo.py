@@ -312,6 +312,7 @@ print(json.dumps({"before": before, "peak": megabytes("VmHWM:"), "after": megaby
 """
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 @pytest.mark.parametrize("mode", ["RGBA", "RGB"])
 def test_photos_are_looked_at_one_at_a_time_and_the_memory_is_given_back(mode: str, tmp_path: Path) -> None:
@@ -582,6 +583,7 @@ async def test_no_prompt_holds_the_photo_and_only_vision_hears_that_there_is_one
 
 
 @pytest.mark.usefixtures("_live")
+@pytest.mark.each_place
 async def test_a_resumed_run_finds_its_picture_and_uploads_nothing_again(comfyui: ComfyUIStandIn) -> None:
     comfyui.hold()
     async with Sparklio() as studio:

@@ -27,6 +27,7 @@ from tests.conftest import BRAND, PRODUCT
 from tests.faults import NODES
 from tests.gateway_clients import KEY, Wire, be_quick, photo, until
 from tests.homes import check_finished, resumed, stopped
+from tests.kept import InFiles
 from tests.killing import SEED, Servers, Trial, answer, comparable
 from tests.serving import ServerProcess, free_port, server_process, serving
 from tests.standins.comfyui import ComfyUIStandIn
@@ -147,13 +148,14 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
         yield servers
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_killed_run_goes_on_with_what_it_has(gateway: Gateway, tmp_path: Path) -> None:
     twin_home = tmp_path / "twin"
     with Servers() as direct:
-        trial = Trial(direct, twin_home)
+        trial = Trial(direct, InFiles(twin_home))
         assert trial.finish() == 0
         twin = trial.twin()
-    trial = Trial(gateway, tmp_path / "ours")
+    trial = Trial(gateway, InFiles(tmp_path / "ours"))
     moments = [lambda: len(gateway.calls()) >= 3, lambda: gateway.comfyui.accepted]
     gateway.comfyui.hold()
     assert [trial.killed(moment, 0.05) for moment in moments] == [True, True]
@@ -163,6 +165,7 @@ def test_a_killed_run_goes_on_with_what_it_has(gateway: Gateway, tmp_path: Path)
     assert trial.windows[1] == "the image under way"
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_a_server_that_is_killed_while_an_image_is_made(gateway: Gateway, tmp_path: Path) -> None:
     gateway.comfyui.hold()
     async with through(gateway.settings["SPARKLIO_GATEWAY_URL"], tmp_path / "ours", GENERATOR_MODE="live") as studio:
@@ -176,6 +179,7 @@ async def test_a_server_that_is_killed_while_an_image_is_made(gateway: Gateway, 
     assert len(gateway.comfyui.accepted) == 1
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_a_server_that_is_started_anew_while_it_answers(gateway: Gateway, tmp_path: Path) -> None:
     """The call that was under way is made again; no other is."""
     gateway.ollama.delay_s = 0.5
@@ -336,6 +340,7 @@ async def test_a_start_whose_answer_gets_lost_starts_one_run(tmp_path: Path) -> 
         assert wire.lost == 5
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_whoever_follows_hears_all_though_the_server_is_killed(tmp_path: Path) -> None:
     port = free_port()
     with Servers() as servers:

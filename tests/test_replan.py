@@ -42,6 +42,7 @@ def reasons(preview: Preview) -> dict[str, str]:
     return {node.node: node.why for node in preview.nodes}
 
 
+@pytest.mark.each_place
 async def test_nothing_has_changed(tmp_path: Path) -> None:
     await made(tmp_path)
     assert (await preview(tmp_path)).nodes == ()
@@ -128,6 +129,7 @@ async def test_another_mode_changes_everything(tmp_path: Path, live: None) -> No
     assert found.nodes[0].why == "the mode changed"
 
 
+@pytest.mark.each_place
 async def test_a_rerun_of_a_rerun_is_judged_by_itself(tmp_path: Path) -> None:
     await made(tmp_path)
     config = other_model("style_check")(tmp_path)
@@ -142,6 +144,7 @@ async def test_a_rerun_of_a_rerun_is_judged_by_itself(tmp_path: Path) -> None:
     assert names(await preview(tmp_path, run_id="page.2", config=DEFAULT_CONFIG)) == ("reviewer",)
 
 
+@pytest.mark.each_place
 async def test_what_it_costs(tmp_path: Path, live: None, ollama: OllamaStandIn) -> None:
     prices = {"comfyui": "free", "ollama": {model: {"input": 1.0} for model in ("qwen2.5:7b", "qwen2.5:14b")}}
     config = routed(tmp_path, prices=lambda _: prices)
@@ -155,6 +158,7 @@ async def test_what_it_costs(tmp_path: Path, live: None, ollama: OllamaStandIn) 
     assert told["cost_usd"] == pytest.approx(sum(meta[name]["cost_usd"] for name in chosen))
 
 
+@pytest.mark.each_place
 async def test_a_run_without_a_ledger_runs_whole(tmp_path: Path) -> None:
     await made(tmp_path)
     async with Sparklio(home=tmp_path / "home") as studio:
@@ -187,6 +191,7 @@ def write_input(folder: Path, **product: Any) -> Path:
     return path
 
 
+@pytest.mark.each_place
 def test_a_changed_input_file(sparklio: Callable[..., Any], tmp_path: Path) -> None:
     path = write_input(tmp_path)
     sparklio("run", str(path), "--run-id", "page", "--json")

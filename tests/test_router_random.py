@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,6 +61,7 @@ def reference(active: list[str], rules: list[Rule], role: str, task: str, option
     return list(dict.fromkeys(pairs))[: 1 if "model" in options else None]
 
 
+@pytest.mark.no_cover
 @settings(max_examples=1000, deadline=None, derandomize=True, database=None)
 @given(active=activations, rules=rules, request=requests)
 def test_the_choice_is_that_of_the_reference(active: list[str], rules: list[Rule], request: Rule) -> None:

@@ -53,6 +53,7 @@ def _tasks(ollama: OllamaStandIn) -> Counter[str]:
     return Counter(body["format"]["title"] for body in ollama.chats)
 
 
+@pytest.mark.each_place
 async def test_a_whole_run(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
     async with Sparklio() as studio:
         run = await studio.run(brand=BRAND, product=PRODUCT)
@@ -97,6 +98,7 @@ async def test_events_tell_the_whole_story(ollama: OllamaStandIn) -> None:
     assert '"positioning"' in text
 
 
+@pytest.mark.each_place
 async def test_checkpoints_of_events_stand_in_the_history() -> None:
     async with Sparklio() as studio:
         events = [event async for event in studio.stream(brand=BRAND, product=PRODUCT)]
@@ -108,6 +110,7 @@ async def test_checkpoints_of_events_stand_in_the_history() -> None:
     assert ("reviewer",) in [point.next for point in points]
 
 
+@pytest.mark.each_place
 async def test_a_failed_review_sends_the_copy_back_once(ollama: OllamaStandIn) -> None:
     ollama.answers_for["StyleReview"].extend([REJECTED, REJECTED | {"score": 60}])
     async with Sparklio() as studio:
@@ -127,6 +130,7 @@ async def test_the_better_version_is_kept(ollama: OllamaStandIn) -> None:
     assert (run.result["review"]["score"], run.result["review"]["stopped_because"]) == (40, "revision_not_better")
 
 
+@pytest.mark.each_place
 async def test_rerun_from_copywriter_keeps_everything_beside_it(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
     async with Sparklio() as studio:
         first = await studio.run(brand=BRAND, product=PRODUCT, run_id="page")
@@ -173,6 +177,7 @@ async def test_a_user_s_own_copy_is_reviewed_and_never_rewritten(ollama: OllamaS
     assert edited.result["review"]["stopped_because"] == "copy_given"
 
 
+@pytest.mark.each_place
 async def test_resume_after_a_failure_repeats_no_finished_node(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
     ollama.fail_always("status_400", task="StyleReview")
     comfyui.seconds_per_image = 0.0
@@ -190,6 +195,7 @@ async def test_resume_after_a_failure_repeats_no_finished_node(ollama: OllamaSta
     assert len(comfyui.prompts) == 1
 
 
+@pytest.mark.each_place
 async def test_resume_of_a_rerun_that_failed(ollama: OllamaStandIn) -> None:
     async with Sparklio() as studio:
         await studio.run(brand=BRAND, product=PRODUCT, run_id="page")
@@ -203,6 +209,7 @@ async def test_resume_of_a_rerun_that_failed(ollama: OllamaStandIn) -> None:
     assert run.result["brief"]["target"] == "캠핑족"
 
 
+@pytest.mark.each_place
 async def test_resume_of_a_finished_run_makes_no_call(ollama: OllamaStandIn) -> None:
     async with Sparklio() as studio:
         first = await studio.run(brand=BRAND, product=PRODUCT, run_id="page")
@@ -212,6 +219,7 @@ async def test_resume_of_a_finished_run_makes_no_call(ollama: OllamaStandIn) -> 
     assert again.result == first.result
 
 
+@pytest.mark.each_place
 async def test_cancelled_run_is_resumable(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
     words = [{"prompt": f"earbuds, take {n}", "negative_prompt": "text"} for n in (1, 2)]
     ollama.answers_for["ImagePrompt"].extend(words)  # a model never writes the same twice
@@ -231,6 +239,7 @@ async def test_cancelled_run_is_resumable(ollama: OllamaStandIn, comfyui: ComfyU
     assert run.result["image"]["prompt_used"] == "earbuds, take 1", "the words that made this very image"
 
 
+@pytest.mark.each_place
 async def test_a_loop_that_was_left_can_be_resumed_at_once(ollama: OllamaStandIn) -> None:
     async with Sparklio() as studio:
         async for event in studio.stream(brand=BRAND, product=PRODUCT, run_id="page"):
@@ -242,6 +251,7 @@ async def test_a_loop_that_was_left_can_be_resumed_at_once(ollama: OllamaStandIn
     assert set(run.result["meta"]["nodes"]) == NODES
 
 
+@pytest.mark.each_place
 async def test_a_resumed_run_tells_what_is_done_already(ollama: OllamaStandIn) -> None:
     ollama.fail_always("status_400", task="StyleReview")
     async with Sparklio() as studio:
@@ -277,6 +287,7 @@ async def test_errors_of_python_callers_are_typed(ollama: OllamaStandIn) -> None
     assert not ollama.chats
 
 
+@pytest.mark.each_place
 async def test_one_run_id_has_one_owner(ollama: OllamaStandIn) -> None:
     async with Sparklio() as one, Sparklio() as two:
         first = one.stream(brand=BRAND, product=PRODUCT, run_id="page")
@@ -308,6 +319,7 @@ async def test_many_runs_at_once_share_one_studio(ollama: OllamaStandIn) -> None
         assert log.count("node_finished") == 6, "each log holds its own run alone"
 
 
+@pytest.mark.each_place
 async def test_ids_drawn_twice_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
     digits = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
     monkeypatch.setattr("graph.store.token_hex", lambda size: next(digits))
@@ -342,6 +354,7 @@ async def test_a_500_once_is_healed(ollama: OllamaStandIn) -> None:
     assert run.result["meta"]["nodes"]["brand"]["attempts"] == 2
 
 
+@pytest.mark.each_place
 async def test_a_500_for_ever_is_a_typed_error(ollama: OllamaStandIn) -> None:
     ollama.fail_always("status_500", task="BrandSummary")
     async with Sparklio() as studio:

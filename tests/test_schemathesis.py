@@ -23,6 +23,8 @@ import pytest
 from tests.serving import ServerProcess, server_process, serving
 from tests.test_openapi import Operation, operations, problem, undocumented
 
+pytestmark = pytest.mark.no_cover
+
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "6")
 """Of fuzzing, for each operation; the other phases have as many as the description gives rise to."""
 KEY = "0123456789abcdef"

@@ -89,6 +89,7 @@ async def test_a_signal_stops_it_with_exit_code_0(tmp_path: Path, number: signal
         assert server.stderr == ""
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_a_stop_interrupts_a_run_and_the_next_start_goes_on_with_it(
     tmp_path: Path, live: None, ollama: OllamaStandIn
 ) -> None:
@@ -196,6 +197,7 @@ def test_a_port_in_use_is_told(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_its_port_is_free_at_once_for_the_next(tmp_path: Path) -> None:
     port = free_port()
     for end in (ServerProcess.stop, ServerProcess.kill, ServerProcess.stop):
@@ -213,6 +215,7 @@ def test_others_are_not_let_in_without_keys(tmp_path: Path, host: str) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.usefixtures("unmeasured")
 async def test_with_keys_it_listens_anywhere(tmp_path: Path) -> None:
     with server_process(tmp_path, "--host", "0.0.0.0", SPARKLIO_API_KEYS=KEY) as server:
         assert "needed, see SPARKLIO_API_KEYS" in server.stdout

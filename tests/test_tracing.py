@@ -149,6 +149,7 @@ print("TOLD", json.dumps({"asked": asked, "clients": clients, "imported": import
 """
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("environment", [{}, {"LANGSMITH_TRACING": "false", "LANGSMITH_API_KEY": KEY}])
 def test_off_nothing_is_imported_made_or_asked(environment: dict[str, str]) -> None:
     Path("input.yaml").write_text(yaml.safe_dump({"brand": BRAND, "product": PRODUCT}), encoding="utf-8")
@@ -204,6 +205,7 @@ def test_each_call_is_one_run_below_its_node() -> None:
     _check_calls(server)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_live_they_are_the_same(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> None:
     """LangChain's models would tell of themselves, and each answer would count twice."""
     places = {"OLLAMA_BASE_URL": ollama.url, "COMFYUI_BASE_URL": comfyui.url, "GENERATOR_MODE": "live"}
@@ -213,6 +215,7 @@ def test_live_they_are_the_same(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) 
     _check_calls(server)
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_prompts_and_answers_can_be_left_out() -> None:
     hidden = {"LANGSMITH_HIDE_INPUTS": "true", "LANGSMITH_HIDE_OUTPUTS": "true"}
     with LangSmith() as server:
@@ -255,10 +258,12 @@ def test_a_failed_call_tells_why_and_no_key() -> None:
 # Endpoints that are not there
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_dead_langsmith_fails_nothing() -> None:
     run(**langsmith_at(f"http://127.0.0.1:{free_port()}"))
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize("where", ["info", "runs"])
 def test_a_langsmith_that_hangs_holds_nobody(where: str) -> None:
     """By itself its client waits for minutes: its threads would hold the process."""
@@ -266,15 +271,18 @@ def test_a_langsmith_that_hangs_holds_nobody(where: str) -> None:
         run(**langsmith_at(server.url))
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_wrong_variable_fails_nothing() -> None:
     run(**langsmith_at("http://127.0.0.1:9"), LANGSMITH_RUNS_ENDPOINTS='{"http://127.0.0.1:9": "x"}')
 
 
+@pytest.mark.usefixtures("unmeasured")
 @needs_otel
 def test_a_dead_collector_fails_nothing() -> None:
     run(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{free_port()}")
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_without_the_packages_an_endpoint_means_nothing() -> None:
     run('import sys; sys.modules["opentelemetry.sdk"] = None', OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
 

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Self
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, stop_after_delay, wait_fixed
+
 from graph.inputs import RunInput
 from graph.sqlite import until_done
 from graph.store import RunRecord, RunStore
-from providers.errors import InputError, SparklioError, StorageError
+from providers.errors import InputError, RunBusyError, SparklioError, StorageError
 from routing.logs import masked_description
 from sparklio.batch.book import Job, Outcome, outcome_of_error
 from sparklio.batch.forms import Forms
@@ -23,6 +25,7 @@ __all__ = ["LocalMaker", "Rows", "WorkersMaker"]
 log = logging.getLogger(__name__)
 
 _LOOKS_EVERY_S = 1.0
+_LEASE_S = 15.0  # and a little more
 
 
 class Rows:
@@ -77,14 +80,21 @@ class LocalMaker:
 
     async def make(self, job: Job, before: Outcome) -> Outcome:
         try:
-            record = await self._rows.record(job)
-            async with aclosing(self._runs.drive(record)) as events:
-                async for _ in events:
-                    pass
+            await self._drive(await self._rows.record(job))
             record = await asyncio.to_thread(self._runs.store.load, job.run_id)
             return await asyncio.to_thread(finished_outcome, before, self._kept, record)
         except Exception as exc:  # noqa: BLE001  # one row's failure is its outcome, and the others go on
             return _failed(before, job, exc, self._secrets)
+
+    async def _drive(self, record: RunRecord) -> None:
+        """Among machines a run that somebody was killed over stays theirs until the lease has ended."""
+        waited = stop_after_delay(_LEASE_S) if self._runs.store.shared else stop_after_attempt(1)
+        busy = retry_if_exception_type(RunBusyError)
+        async for attempt in AsyncRetrying(retry=busy, stop=waited, wait=wait_fixed(_LOOKS_EVERY_S), reraise=True):
+            with attempt:
+                async with aclosing(self._runs.drive(record)) as events:
+                    async for _ in events:
+                        pass
 
 
 class WorkersMaker:

@@ -41,14 +41,13 @@ async def stop_anywhere(runs: Runs, store: PostgresRunStore, run_id: str, within
             return record
         if record.status in ENDED:
             raise ConflictError(f"run {run_id!r} is {record.status} already", hint="there is nothing to cancel")
-        if record.status != "running":
-            wanted = await _mark(runs, run_id)
-        elif not wanted:
-            wanted = await asyncio.to_thread(store.request_cancel, run_id)
+        marked = record.status != "running" and await _mark(runs, run_id)
+        if marked or await asyncio.to_thread(store.request_cancel, run_id):  # whoever has it, or is about to begin it
+            wanted = True
         if asyncio.get_running_loop().time() > until:
             log.warning("run %s has not been stopped yet by whoever drives it", run_id)
             return record
-        await asyncio.sleep(_LOOKS_EVERY_S if record.status == "running" else 0)
+        await asyncio.sleep(0 if marked else _LOOKS_EVERY_S)
 
 
 async def _mark(runs: Runs, run_id: str) -> bool:

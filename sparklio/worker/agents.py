@@ -14,11 +14,11 @@ from graph.observe import observed
 from graph.rerun import READS, WRITES
 from graph.state import PageState
 from nodes.context import Context
-from providers.errors import InputError, SparklioError, StorageError, UnknownNameError
+from providers.errors import InputError, SparklioError, StorageError, UnknownNameError, error_from
 from routing.fingerprints import digest
 from routing.logs import masked_description
 from sparklio.studio import Sparklio
-from sparklio.worker.orders import GivenBackError, Orders, StoppedError, under_beat
+from sparklio.worker.orders import GivenBackError, Orders, StoppedError, TakenOverError, under_beat
 
 __all__ = ["answer_of_agent"]
 
@@ -75,6 +75,8 @@ async def _answer(studio: Sparklio, orders: Orders, key: str, stopping: asyncio.
         if standing.answer is not None:
             answer: dict[str, Any] = json.loads(standing.answer)
             return answer
+        if standing.error is not None:  # another process' since we have asked
+            raise error_from(standing.error)
         request = await asyncio.to_thread(orders.take, key)
         if request is not None:
             return await _do(studio, orders, key, json.loads(request), stopping)
@@ -84,7 +86,7 @@ async def _answer(studio: Sparklio, orders: Orders, key: str, stopping: asyncio.
 async def _do(studio: Sparklio, orders: Orders, key: str, asked: _Asked, stopping: asyncio.Event) -> dict[str, Any]:
     try:
         answer = await under_beat(orders, key, _written(studio, key, asked), stopping)
-    except (GivenBackError, StoppedError) as exc:
+    except (GivenBackError, StoppedError, TakenOverError) as exc:
         raise StorageError("the worker was stopped before the agent was done", hint="ask again") from exc
     except SparklioError as exc:
         await asyncio.to_thread(orders.failed, key, masked_description(exc, studio.settings.secrets))

@@ -64,7 +64,14 @@ class RunDriver:
         if record.mode != self._runs.mode:
             log.warning("run %s is for workers in mode %s, and this one is in %s", run_id, record.mode, self._runs.mode)
             return "for another mode"
+        if record.status == "queued" and await self._is_given_up(run_id):
+            return "failed"
         return await self._execute(record)
+
+    async def _is_given_up(self, run_id: str) -> bool:
+        """Of a run that ends each process which begins it, so early that its record still says "queued"."""
+        deliveries = await asyncio.to_thread(self._queue.deliveries, run_id)
+        return deliveries >= self._most_deliveries and await asyncio.to_thread(self._queue.give_up, run_id, deliveries)
 
     async def _execute(self, record: RunRecord) -> str:
         run_id = record.run_id
@@ -87,12 +94,12 @@ class RunDriver:
             await until_done(driving)
 
     async def _drive(self, record: RunRecord) -> str:
-        counted = False
-        async with aclosing(self._runs.drive(record, goes_on=partial(self._is_tried_again, record.run_id))) as events:
+        """It counts as delivered as soon as it is ours: from then on a death of ours is one of it."""
+        goes_on = partial(self._is_tried_again, record.run_id)
+        begin = partial(asyncio.to_thread, self._queue.begun, record.run_id)
+        async with aclosing(self._runs.drive(record, goes_on=goes_on, begin=begin)) as events:
             async for _ in events:
-                if not counted:  # from here on the run is ours, and a death of ours is a death of it
-                    await asyncio.to_thread(self._queue.begun, record.run_id)
-                    counted = True
+                pass
         return "finished"
 
     async def _cancel_wanted(self, run_id: str) -> None:

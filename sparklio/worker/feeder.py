@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from pydantic import ValidationError
+
 from graph.postgres import lent, postgres_errors
 from graph.run_table import open_run_table
-from providers.errors import BrokerError, RunBusyError, SparklioError, UnknownNameError
+from providers.errors import BrokerError, RunBusyError, SparklioError, StorageError, UnknownNameError
 from routing.settings import Settings
 from sparklio.worker.app import EXECUTE_RUN, TEXTS, make_celery
 from sparklio.worker.broker import broker_errors, connect, needed_broker, waiting_tasks
@@ -68,6 +70,7 @@ class Feeder:
         self._clock = clock
         self._most_deliveries = settings.count("SPARKLIO_MAX_DELIVERIES")
         self._seen: set[Lost] = set()
+        self._damaged: set[str] = set()
         self._swept_at = self._tidied_at = float("-inf")
         self._troubled = False
         self._end = threading.Event()
@@ -99,9 +102,10 @@ class Feeder:
         while not self._end.wait(_LOOKS_EVERY_S):
             try:
                 self.look()
-            except SparklioError as exc:
+            except Exception as exc:  # nobody would miss a feeder that has ended, and runs would wait
                 if not self._troubled:
-                    log.warning("runs cannot be given to workers now: %s", exc)
+                    unknown = None if isinstance(exc, SparklioError) else exc
+                    log.warning("runs cannot be given to workers now: %s", exc, exc_info=unknown)
                 self._troubled = True
             else:
                 self._troubled = False
@@ -134,7 +138,9 @@ class Feeder:
     def _send(self, run_id: str) -> None:
         with broker_errors(self._settings):
             task_id = f"{run_id}:{time.time_ns():x}"
-            self._app.send_task(EXECUTE_RUN, args=[run_id], queue=TEXTS, task_id=task_id, retry=False)
+            self._app.send_task(
+                EXECUTE_RUN, args=[run_id], queue=TEXTS, task_id=task_id, retry=False, ignore_result=True
+            )
 
     def _sweep(self) -> None:
         """What is lost is so on two looks: who has just begun, or is just leaving, looks like it for a moment."""
@@ -154,8 +160,19 @@ class Feeder:
             became = self._queue.take_back(lost, self._most_deliveries)
         except (RunBusyError, UnknownNameError):  # somebody was faster, or has deleted it
             return
+        except StorageError as exc:
+            if not isinstance(exc.__cause__, ValidationError):
+                raise
+            self._say_once(lost.run_id, exc)
+            return
         if became:
             log.warning("run %s was lost by its worker %s, and is %s now", lost.run_id, lost.owner or "?", became)
+
+    def _say_once(self, run_id: str, error: StorageError) -> None:
+        """A damaged record stays damaged, and is found by each look; it must not keep the others waiting."""
+        if run_id not in self._damaged:
+            log.warning("a lost run cannot be taken back: %s", error)
+        self._damaged.add(run_id)
 
 
 def _run_of(task_id: str) -> str:

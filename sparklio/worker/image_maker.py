@@ -14,7 +14,7 @@ from routing.logs import masked_description
 from routing.settings import Settings
 from sparklio.worker.broker import broker_errors
 from sparklio.worker.images import progress_stream
-from sparklio.worker.orders import GivenBackError, Orders, StoppedError, under_beat
+from sparklio.worker.orders import GivenBackError, Orders, StoppedError, TakenOverError, under_beat
 
 if TYPE_CHECKING:
     import redis
@@ -61,7 +61,7 @@ class ImageMaker:
             await self._tell(key, {"ended": 1})
 
     async def fail(self, key: str, error: SparklioError) -> None:
-        """Write down that the order failed, unless it is answered."""
+        """Write down that the order failed, unless it is answered or was taken over."""
         await asyncio.to_thread(self._orders.failed, key, masked_description(error, self._settings.secrets))
         await self._tell(key, {"ended": 1})
 
@@ -73,6 +73,8 @@ class ImageMaker:
             answer = await under_beat(self._orders, key, work, self._stopping, lambda: self._stop(order))
         except GivenBackError:
             return "given back"
+        except TakenOverError:
+            return "taken over"
         except StoppedError:
             error = JobError("the image was cancelled", provider="workers", hint="somebody stopped it; start it again")
             await self.fail(key, error)

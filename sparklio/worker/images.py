@@ -155,7 +155,7 @@ class QueuedImages:
     def send(self, key: str, queue: str) -> None:
         """Give the order to a worker. Raises BrokerError."""
         with broker_errors(self._settings):
-            self._app.send_task(IMAGE_TASK, args=[key], queue=queue, task_id=key, retry=False)
+            self._app.send_task(IMAGE_TASK, args=[key], queue=queue, task_id=key, retry=False, ignore_result=True)
 
     def is_waiting(self, key: str, queue: str) -> bool:
         """Whether a message of the order lies in the queue. Raises BrokerError."""

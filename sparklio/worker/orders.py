@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from graph.postgres import SyncPool, lent, patient, postgres_errors
 from graph.sqlite import until_done
 
-__all__ = ["BEAT_S", "GivenBackError", "Orders", "Standing", "StoppedError", "under_beat"]
+__all__ = ["BEAT_S", "GivenBackError", "Orders", "Standing", "StoppedError", "TakenOverError", "under_beat"]
 
 T = TypeVar("T")
 
@@ -39,6 +39,10 @@ RETURNING request
 _BEAT = """
 UPDATE worker_orders SET beat_at = clock_timestamp() WHERE key = %(key)s AND owner = %(owner)s RETURNING cancel_wanted
 """
+_FAILED = """
+UPDATE worker_orders SET error = %(error)s, beat_at = NULL
+WHERE key = %(key)s AND owner = %(owner)s AND answer IS NULL
+"""
 _LOOK = """
 SELECT answer, error, beat_at > clock_timestamp() - make_interval(secs => %(dead_s)s) FROM worker_orders
 WHERE key = %(key)s
@@ -46,7 +50,11 @@ WHERE key = %(key)s
 
 
 class StoppedError(Exception):
-    """Whoever ordered the work wants it no more, or somebody else has taken it over."""
+    """Whoever ordered the work wants it no more."""
+
+
+class TakenOverError(Exception):
+    """Somebody else does it, as we were not heard of for too long: what a service makes by its key is theirs now."""
 
 
 class GivenBackError(Exception):
@@ -70,7 +78,7 @@ class Orders:
     """
 
     def __init__(self, pool: SyncPool) -> None:
-        self._pool = pool
+        self.pool = pool
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
 
     def place(self, key: str, request: str) -> None:
@@ -83,17 +91,23 @@ class Orders:
         return str(rows[0][0]) if rows else None
 
     def beat(self, key: str) -> bool:
-        """Say that we still do it; whether we are to go on."""
+        """Say that we still do it; whether we are to go on.
+
+        Raises:
+            TakenOverError: it is not ours any more.
+        """
         rows = self._all(_BEAT, key)
-        return bool(rows) and not rows[0][0]
+        if not rows:
+            raise TakenOverError
+        return not rows[0][0]
 
     def answered(self, key: str, answer: str) -> None:
         sql = "UPDATE worker_orders SET answer = %(answer)s WHERE key = %(key)s AND answer IS NULL"
         self._all(sql, key, answer=answer)
 
     def failed(self, key: str, error: dict[str, Any]) -> None:
-        sql = "UPDATE worker_orders SET error = %(error)s, beat_at = NULL WHERE key = %(key)s AND answer IS NULL"
-        self._all(sql, key, error=json.dumps(error))
+        """Unless it is answered, or somebody else has taken it over."""
+        self._all(_FAILED, key, error=json.dumps(error))
 
     def give_back(self, key: str) -> None:
         """Have somebody else do it."""
@@ -125,7 +139,7 @@ class Orders:
 
     @patient
     def _patiently(self, sql: str, words: dict[str, Any]) -> list[Any]:
-        with lent(self._pool) as connection:
+        with lent(self.pool) as connection:
             found = connection.execute(sql.encode(), words)
             return found.fetchall() if found.description else []
 
@@ -147,7 +161,7 @@ async def under_beat(
         on_stop: called after the work was cancelled because it is wanted no more.
 
     Raises:
-        StoppedError, GivenBackError: the work was cancelled; and what it raises itself.
+        StoppedError, GivenBackError, TakenOverError: the work was cancelled; and what it raises itself.
     """
     working = asyncio.create_task(work)
     ending = asyncio.create_task(stopping.wait())

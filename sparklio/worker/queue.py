@@ -14,7 +14,16 @@ from graph.events import Events
 from graph.postgres import lent, migrate, patient, postgres_errors
 from graph.run_table import PostgresRunStore
 from graph.store import RunRecord, RunStore
-from providers.errors import ConfigError, QueueFullError, SparklioError, UsageError, WorkerLostError, describe
+from providers.errors import (
+    ConfigError,
+    QueueFullError,
+    RunBusyError,
+    SparklioError,
+    UnknownNameError,
+    UsageError,
+    WorkerLostError,
+    describe,
+)
 from routing.contracts import Mode
 
 __all__ = ["KEEPER", "Lost", "Queue", "delay_s"]
@@ -253,6 +262,14 @@ class Queue:
             store.save(record)
         return True
 
+    def give_up(self, run_id: str, deliveries: int) -> bool:
+        """As :meth:`fail`, of a run that no worker has brought to its end."""
+        error = WorkerLostError(
+            f"run {run_id!r} was given to a worker {deliveries} times, and each was gone before its end",
+            hint=f"look into the workers' logs (memory?), then: sparklio retry {run_id}",
+        )
+        return self.fail(run_id, error)
+
     def take_back(self, lost: Lost, most_deliveries: int) -> str | None:
         """What became of a lost run: "cancelled", "failed" or "queued"; None where it was not lost.
 
@@ -262,11 +279,7 @@ class Queue:
         if lost.cancel_wanted:
             return "cancelled" if self._cancel(lost.run_id) else None
         if lost.deliveries >= most_deliveries:
-            error = WorkerLostError(
-                f"run {lost.run_id!r} was given to a worker {lost.deliveries} times, and each was gone before its end",
-                hint=f"look into the workers' logs (memory?), then: sparklio retry {lost.run_id}",
-            )
-            return "failed" if self.fail(lost.run_id, error) else None
+            return "failed" if self.give_up(lost.run_id, lost.deliveries) else None
         return "queued" if self.requeue(lost.run_id) else None
 
     def retry(self, run_id: str) -> RunRecord:
@@ -287,9 +300,14 @@ class Queue:
         return self.store.read(run_id)
 
     def retry_all(self) -> list[str]:
-        """The ids of all dead letters, which wait again now."""
-        found = [record.run_id for record in self.dead_letters()]
-        return [run_id for run_id in found if self.requeue(run_id, forgive=self.deliveries(run_id))]
+        """The ids of all dead letters, which wait again now; one that somebody goes on with already is none of them."""
+        return [run_id for (run_id,) in self._all(_DEAD, {"limit": None}) if self._is_retried(run_id)]
+
+    def _is_retried(self, run_id: str) -> bool:
+        try:
+            return self.requeue(run_id, forgive=self.deliveries(run_id))
+        except (RunBusyError, UnknownNameError):
+            return False
 
     def letter(self, record: RunRecord) -> dict[str, Any]:
         """What is told of a dead letter: the run's summary, its error, and how often it was delivered."""

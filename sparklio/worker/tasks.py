@@ -42,6 +42,7 @@ class Process:
         self._settings = settings
         self._soft_limit_s = soft_limit_s
         self._queue: Queue | None = None
+        self._orders: Orders | None = None
         self._client = connect(needed_broker(settings))
         values = {name: value.value for name, value in settings.values.items() if value.value is not None}
         build = gateways_of_workers(orders_images=not makes_images)
@@ -90,14 +91,18 @@ class Process:
 
     def _maker(self, studio: Sparklio) -> ImageMaker:
         return ImageMaker(
-            studio.gateways.media, self._orders(studio), self._client, self._settings, self._loop.stopping
+            studio.gateways.media, self._orders_of(studio), self._client, self._settings, self._loop.stopping
         )
 
     async def _answer(self, studio: Sparklio, node_id: str, agent: str, given: dict[str, Any]) -> dict[str, Any]:
-        return await answer_of_agent(studio, self._orders(studio), node_id, agent, given, self._loop.stopping)
+        return await answer_of_agent(studio, self._orders_of(studio), node_id, agent, given, self._loop.stopping)
 
-    def _orders(self, studio: Sparklio) -> Orders:
-        return Orders(self._queue_of(studio).store.pool)
+    def _orders_of(self, studio: Sparklio) -> Orders:
+        """One for all tasks: what one of them has taken, another may fail."""
+        pool = self._queue_of(studio).store.pool
+        if self._orders is None or self._orders.pool is not pool:
+            self._orders = Orders(pool)
+        return self._orders
 
     def _queue_of(self, studio: Sparklio) -> Queue:
         """One a studio."""
