@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # it warns twice a second of what is said here once
+logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns twice a second of what is said here once
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,6 +61,7 @@ _DEFAULTS = {
     "keepalives_idle": 15,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # ms; a server that vanishes in the middle of a statement is given up
     "target_session_attrs": "read-write",  # not the server that was the first one until a moment ago
 }
 _NUMBERS = """
@@ -165,11 +166,15 @@ _PASSING = (
 )
 
 
+_REFUSED = re.compile(r'password authentication failed|no pg_hba.conf entry|(database|role) ".*" does not exist')
+"""Of a new connection, for which libpq tells no code."""
+
+
 def _passes(error: BaseException) -> bool:
     """Whether the same statement may well succeed in a moment: no connection, a broken one, or one of the above."""
     if isinstance(error, _PASSING):
         return True
-    if not isinstance(error, psycopg.OperationalError) or isinstance(error, PoolClosed):
+    if not isinstance(error, psycopg.OperationalError) or isinstance(error, PoolClosed) or _REFUSED.search(str(error)):
         return False
     return (error.sqlstate or "08").startswith("08")
 
@@ -208,12 +213,17 @@ def postgres_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (psycopg.Error, OSError) as exc:  # a pool's errors are psycopg's
+        if _REFUSED.search(str(exc)):
+            raise ConfigError(
+                f"cannot use {what}: {masked(str(exc))}",
+                hint="look at user, password and database in SPARKLIO_DATABASE_URL",
+            ) from exc
         raise StorageError(f"cannot use {what}: {masked(str(exc))}", hint=_HINT) from exc
 
 
 def masked(text: str) -> str:
-    """``text`` without what may be a password in a URL or a connection string."""
-    return _PASSWORDS.sub(r"\1***", text)
+    """``text`` in one line, without what may be a password in a URL or a connection string."""
+    return " ".join(_PASSWORDS.sub(r"\1***", text).split())
 
 
 # tables

@@ -352,6 +352,7 @@ def _reseal(url: str, old: Vault, new: Vault) -> None:
             check_key(_marks(connection.execute(_CANARY).fetchall()), old, _WHAT)
             for table in _SEALED:
                 _reseal_table(connection, table, old, new)
+            _forget_orders(connection)
             connection.execute("DELETE FROM sparklio WHERE name = 'canary'")
             _write_canary(connection, new)
         for table in _SEALED:
@@ -385,6 +386,12 @@ def _in_use() -> StorageError:
     return StorageError(
         "the database is in use", hint="stop every server, worker and run that uses this database, then try again"
     )
+
+
+def _forget_orders(connection: AnyConnection) -> None:
+    """What workers have ordered of each other is under the old key, too; it is ordered anew where it is gone."""
+    if connection.execute("SELECT to_regclass('worker_orders')").fetchall() != [(None,)]:
+        connection.execute("TRUNCATE worker_orders")
 
 
 def _reseal_table(connection: AnyConnection, table: str, old: Vault, new: Vault) -> None:

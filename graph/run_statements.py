@@ -32,6 +32,7 @@ TABLES = (
         version BIGINT NOT NULL DEFAULT nextval('runs_version')
     );
     CREATE UNIQUE INDEX runs_request ON runs (request) WHERE request IS NOT NULL;
+    CREATE INDEX runs_unfinished ON runs (status, created_at, run_id) WHERE status <> 'finished';
     CREATE INDEX runs_root ON runs (root);
     CREATE INDEX runs_place ON runs (created_at, run_id);
     CREATE INDEX runs_open ON runs (keeper, status, created_at) WHERE status IN ('queued', 'running', 'interrupted');
@@ -42,6 +43,17 @@ TABLES = (
         body BYTEA NOT NULL,
         PRIMARY KEY (run_id, first_seq)
     );
+    CREATE FUNCTION forget_run() RETURNS trigger LANGUAGE plpgsql AS $$
+    DECLARE kept TEXT;
+    BEGIN
+        FOREACH kept IN ARRAY ARRAY['checkpoints', 'checkpoint_blobs', 'checkpoint_writes', 'effects', 'texts'] LOOP
+            IF to_regclass(kept) IS NOT NULL THEN
+                EXECUTE format('DELETE FROM %I WHERE thread_id = $1', kept) USING OLD.run_id;
+            END IF;
+        END LOOP;
+        RETURN OLD;
+    END $$;
+    CREATE TRIGGER runs_forgotten AFTER DELETE ON runs FOR EACH ROW EXECUTE FUNCTION forget_run();
     CREATE FUNCTION live(runs) RETURNS BOOLEAN LANGUAGE sql VOLATILE AS
         'SELECT $1.owner IS NOT NULL AND $1.lease_until > clock_timestamp()';
     CREATE FUNCTION told(runs) RETURNS TEXT LANGUAGE sql VOLATILE AS
@@ -49,7 +61,8 @@ TABLES = (
     """,
 )
 """``runs.live``: somebody holds the run. ``runs.told``: its status as it is told, "interrupted" where nobody holds one
-that is running. ``folded``: the product's name for comparisons without case. ``booking``: tells a booking from its own
+that is running. ``forget_run``: whoever deletes a run, be it by hand, leaves nothing of it to a later one of its id.
+``folded``: the product's name for comparisons without case. ``booking``: tells a booking from its own
 repetition. ``fence``: grows each time that the run is held. ``told_by``: the Redis server that may have told events
 that the table does not hold yet, see :mod:`graph.event_table`."""
 

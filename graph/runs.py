@@ -22,6 +22,7 @@ from graph.ledger import Ledger
 from graph.planning import Planner, Preview, as_read
 from graph.rerun import NODES
 from graph.runlog import run_log
+from graph.sqlite import to_its_end
 from graph.store import Parent, RunRecord, RunStore, Status
 from nodes import vision
 from nodes.context import Context
@@ -230,7 +231,10 @@ class Runs:
             await self._media.check(vision.planned_request(record.inputs.get("image_input", {})))
         if self.store.has_folder(record):
             self.store.check_folder(record.out)
-        self.store.create(record)
+        if self.store.shared:
+            await to_its_end(asyncio.to_thread(self.store.create, record))
+        else:
+            self.store.create(record)
         try:
             if not self.store.shared:
                 await self._database.forget(record.run_id)

@@ -25,6 +25,7 @@ __all__ = [
     "MEDIA_TYPES",
     "ImageStore",
     "PageStore",
+    "check_artifacts",
     "hash_id",
     "image_id",
     "image_store",
@@ -226,6 +227,24 @@ def image_store(settings: Settings) -> ImageStore:
     if folder := shared_folder(url):
         return ImageStore(folder / settings.images.name)
     return ImageStore(settings.images, ObjectStore(url))
+
+
+def check_artifacts(settings: Settings) -> None:
+    """Write and read where several machines keep images and pages.
+
+    Raises:
+        StorageError: that cannot be done.
+        ConfigError: as :func:`image_store`.
+    """
+    images, name = image_store(settings), f"probe-{token_hex(8)}"
+    if images.far is None:
+        write_whole(images.folder / name, b"probe")
+        (images.folder / name).unlink()
+        return
+    images.far.put(name, b"probe")
+    if images.far.get(name) != b"probe":
+        raise StorageError(f"{images.far.place} does not keep what it is given", hint="look into that service")
+    images.far.delete(name)
 
 
 def page_store(settings: Settings) -> PageStore:

@@ -66,8 +66,8 @@ CORE_SETTINGS = (
     ),
     Setting(
         "SPARKLIO_MAX_DELIVERIES",
-        "How often a run is given to a worker that dies of it, before it is set apart as failed.",
-        "3",
+        "How often a run is begun that its worker dies of, or whose models are away, before it is set apart as failed.",
+        "5",
         kind="count",
     ),
     Setting("SPARKLIO_CONFIG", "The routing file.", "./provider_config.yaml", kind="path"),
@@ -285,6 +285,11 @@ def load_settings(
         raise ConfigError(
             "SPARKLIO_BROKER_URL is set and SPARKLIO_DATABASE_URL is not: workers keep their runs in PostgreSQL",
             hint="set SPARKLIO_DATABASE_URL=postgresql://user:password@host/database, or unset SPARKLIO_BROKER_URL",
+        )
+    if settings.broker_url and not settings.artifacts_url:
+        raise ConfigError(
+            "SPARKLIO_BROKER_URL is set and SPARKLIO_ARTIFACTS_URL is not: nobody finds what workers make",
+            hint="set SPARKLIO_ARTIFACTS_URL to what all machines see: file:///shared/folder, or s3://bucket/prefix",
         )
     return settings
 

@@ -19,13 +19,17 @@ _CHUNK_BYTES = 64 * 1024
 
 
 class Cable:
-    """Forwards from a port of its own to ``target``, both of 127.0.0.1. What is cut stays open, as in a network that
-    drops packets; what was under way arrives when it is mended.
+    """Forwards from a port of its own to ``target`` of 127.0.0.1. What is cut stays open, as in a network that drops
+    packets; what was under way arrives when it is mended.
+
+    Args:
+        target: a port.
+        host: where it listens.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, host: str = "127.0.0.1") -> None:
         self.port = 0
-        self._target = target
+        self._target, self._host = target, host
         self._loop = asyncio.new_event_loop()
         self._whole = asyncio.Event()
         self._ready = threading.Event()
@@ -50,7 +54,7 @@ class Cable:
 
     async def _serve(self) -> None:
         self._whole.set()
-        server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._forward, self._host, 0)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._end.wait()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
+import time
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+from graph.run_files import FileRunStore
+from routing.settings import load_settings
 from sparklio.batch import makers
+from sparklio.worker.broker import connect
+from sparklio.worker.idle import idle_queues
+from sparklio.worker.registry import Worker, announce
 from tests.redis_server import RedisServer
 from tests.test_batch import FOLDER, Reader, Start, many, results, sparklio, start, statuses
 from tests.test_cli import Shell
@@ -35,8 +42,10 @@ def test_a_batch_is_left_to_workers_stopped_and_collected(sparklio: Shell, start
     while not Path(FOLDER / "summary.json").exists() or "running" not in statuses():
         assert stopped.poll() is None, stopped.stderr.read() if stopped.stderr else ""
     stopped.send_signal(signal.SIGINT)
-    assert stopped.wait(30) == 130
-    assert set(statuses()) == {"interrupted"}, "nobody has made them yet"
+    _, told = stopped.communicate(timeout=30)
+    assert stopped.returncode == 130
+    assert "interrupted" in told
+    assert set(statuses()) == {"waiting"}, "nobody has made them yet"
     with worker_process(tmp_path / "elsewhere", "--queues", "text,image"):
         totals = sparklio.json(*WORDS)
         assert (totals["finished"], totals["failed"]) == (3, 0)
@@ -56,3 +65,33 @@ def test_without_workers_settings_it_says_what_is_missing(sparklio: Shell, monke
     monkeypatch.delenv("SPARKLIO_BROKER_URL")
     many("a")
     assert "SPARKLIO_BROKER_URL" in sparklio.refused(2, *WORDS)
+
+
+@pytest.mark.usefixtures("shared")
+def test_who_waits_for_nobody_is_told_why(redis: RedisServer) -> None:
+    settings = load_settings()
+    told = idle_queues(settings)
+    assert told is not None
+    assert "GENERATOR_MODE=mock sparklio worker --queues text,image" in told
+    live = Worker(host="a", pid=1, queues=["text", "image"], concurrency=1, mode="live", version="1")
+    with connect(redis.url) as client:
+        announce(client, live)
+        assert idle_queues(settings) == told, "of another mode"
+        announce(client, live.model_copy(update={"mode": "mock", "queues": ["text"]}))
+        assert "--queues image" in (idle_queues(settings) or "")
+        announce(client, live.model_copy(update={"mode": "mock", "pid": 2}))
+        assert idle_queues(settings) is None
+    redis.kill()
+    assert "redis-server" in (idle_queues(settings) or "")
+
+
+async def test_silence_is_told_and_then_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(makers, "_LOOKS_EVERY_S", 0.001)
+    monkeypatch.setattr(makers, "_SILENCE_S", 0.05)
+    told = list[float]()
+    watch = makers._Watch(FileRunStore(tmp_path), lambda: told.append(time.monotonic()))
+    watching = asyncio.create_task(watch.watch())
+    while len(told) < 2:  # noqa: ASYNC110  # it is told in a thread
+        await asyncio.sleep(0.01)
+    watching.cancel()
+    assert told[1] - told[0] > 0.25

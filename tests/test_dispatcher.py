@@ -143,6 +143,26 @@ async def test_what_a_worker_drives_is_stopped_by_the_worker(tmp_path: Path, dat
             assert desk.store.load("page").status == "cancelled"
 
 
+async def test_what_a_worker_is_about_to_begin_is_told_to_it(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds a run that still says "queued"; whoever waits for it does not ask without a pause."""
+    async with a_desk(tmp_path, database_url, stops_within_s=1) as desk:
+        await desk.book("page")
+        load, looks = desk.store.load, 0
+
+        def counted(run_id: str) -> RunRecord:
+            nonlocal looks
+            looks += 1
+            return load(run_id)
+
+        monkeypatch.setattr(desk.store, "load", counted)
+        with desk.store.lock("page"):
+            assert (await desk.dispatcher.cancel("page")).status == "queued"
+        assert desk.sql("SELECT cancel_wanted FROM runs") == [(True,)]
+        assert looks < 10
+
+
 async def test_a_worker_that_does_not_stop_in_time_is_told_of(tmp_path: Path, database_url: str) -> None:
     async with a_desk(tmp_path, database_url, stops_within_s=0.1) as desk:
         await desk.book("page", "running")
@@ -247,7 +267,8 @@ def _fails(*_: object, **__: object) -> None:
 
 
 async def test_all_are_retried_as_far_as_there_is_room(tmp_path: Path, database_url: str, redis: RedisServer) -> None:
-    settings = {"SPARKLIO_DATABASE_URL": database_url, "SPARKLIO_BROKER_URL": redis.url, "SPARKLIO_MAX_QUEUED": "2"}
+    shared = {"SPARKLIO_DATABASE_URL": database_url, "SPARKLIO_ARTIFACTS_URL": tmp_path.as_uri()}
+    settings = {**shared, "SPARKLIO_BROKER_URL": redis.url, "SPARKLIO_MAX_QUEUED": "2"}
     async with a_desk(tmp_path, database_url) as desk, serving(tmp_path / "b", **settings) as client:
         for name in ("a", "b", "c", "d"):
             await desk.book(name)

@@ -535,6 +535,7 @@ def test_a_database_and_a_broker_that_are_away(doctor: Doctor, monkeypatch: pyte
     nowhere = free_port()
     monkeypatch.setenv("SPARKLIO_DATABASE_URL", f"postgresql://me:hunter2secret@127.0.0.1:{nowhere}/x")
     monkeypatch.setenv("SPARKLIO_BROKER_URL", f"redis://:hunter3secret@127.0.0.1:{nowhere}/0")
+    monkeypatch.setenv("SPARKLIO_ARTIFACTS_URL", Path.cwd().as_uri())
     done = doctor()
     assert done.returncode == 1
     assert "secret" not in done.stdout + done.stderr
@@ -554,6 +555,7 @@ def test_workers_that_lack_are_told_with_the_command(
 ) -> None:
     monkeypatch.setenv("SPARKLIO_DATABASE_URL", database_url)
     monkeypatch.setenv("SPARKLIO_BROKER_URL", redis.url)
+    monkeypatch.setenv("SPARKLIO_ARTIFACTS_URL", Path.cwd().as_uri())
     findings = doctor.findings()
     assert {findings[name]["state"] for name in ("database", "broker")} == {"ok"}
     assert (findings["workers"]["state"], findings["workers"]["remedy"]) == (
@@ -565,4 +567,4 @@ def test_workers_that_lack_are_told_with_the_command(
         announce(client, worker)
         assert "GENERATOR_MODE=mock" in doctor.findings()["workers"]["remedy"]
         announce(client, worker.model_copy(update={"mode": "mock"}))
-        assert doctor.findings()["workers"]["message"] == "1 live: text 1 at a time, image 1 at a time"
+        assert doctor.findings()["workers"]["message"] == "alive: text 1 at a time, image 1 at a time"

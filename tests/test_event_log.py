@@ -83,6 +83,7 @@ def anywhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("SPARKLIO_DATABASE_URL", request.getfixturevalue("database_url"))
     if request.param == "table and redis":
         monkeypatch.setenv("SPARKLIO_BROKER_URL", request.getfixturevalue("redis").url)
+        monkeypatch.setenv("SPARKLIO_ARTIFACTS_URL", Path.cwd().as_uri())
 
 
 @pytest.fixture

@@ -445,6 +445,25 @@ def test_what_the_table_does_not_take_at_once_it_takes_later(
         assert log.last == 4
 
 
+def test_what_is_written_down_though_nobody_heard_so_is_written_down_again_with_what_came_since(
+    open_store: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store()
+    book(store)
+    execute = TableEventLog._execute
+
+    def cut_off(log: TableEventLog, statement: str, **values: Any) -> Any:
+        execute(log, statement, **values)
+        raise psycopg.OperationalError("server closed the connection unexpectedly")
+
+    with store.lock("page"), opened(store) as log:
+        monkeypatch.setattr(TableEventLog, "_execute", cut_off)
+        made = told(log, "a")
+        monkeypatch.setattr(TableEventLog, "_execute", execute)
+        made += told(log, "b", "c", kind="run_finished")
+    assert read(store) == made
+
+
 def test_a_session_that_could_not_be_written_down_is_leapt_over(
     open_store: Open, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

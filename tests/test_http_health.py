@@ -289,6 +289,7 @@ async def test_without_its_database_a_server_is_not_ready(monkeypatch: pytest.Mo
     nowhere = free_port()
     monkeypatch.setenv("SPARKLIO_DATABASE_URL", f"postgresql://me:hunter2secret@127.0.0.1:{nowhere}/x")
     monkeypatch.setenv("SPARKLIO_BROKER_URL", f"redis://:hunter3secret@127.0.0.1:{nowhere}/0")
+    monkeypatch.setenv("SPARKLIO_ARTIFACTS_URL", Path.cwd().as_uri())
     async with asking() as ask:
         answer = await ask("/ready")
     body = answer.json()
@@ -307,6 +308,7 @@ async def test_a_server_without_workers_is_ready_and_says_so(
     async with asking() as ask:
         alone = (await ask("/ready")).json()
     monkeypatch.setenv("SPARKLIO_BROKER_URL", redis.url)
+    monkeypatch.setenv("SPARKLIO_ARTIFACTS_URL", Path.cwd().as_uri())
     async with asking() as ask:
         body = (await ask("/ready")).json()
         with connect(redis.url) as client:

@@ -13,8 +13,8 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from graph.ledger import Ledger
 from providers.errors import StorageError
 from routing.contracts import LLMRequest
 from sparklio.worker.queue import KEEPER
+from tests.apart import apart
 from tests.cable import Cable
 from tests.conftest import BRAND, PRODUCT
 from tests.faults import SCHEMAS
@@ -59,12 +60,43 @@ class Models(Servers):
         return answer(body)
 
 
-class Machines:
-    """The last one reaches PostgreSQL and Redis by wires that can be cut."""
+class Wire:
+    """Leads to the servers on this machine. Where it allows that, it ends in a network of its own; else the wire leads
+    to PostgreSQL and Redis alone, and is cut by whoever forwards.
+    """
 
-    def __init__(self, folder: Path, settings: dict[str, str], cut_off: dict[str, str]) -> None:
+    def __init__(self, stack: ExitStack, ports: Iterable[int]) -> None:
+        self._network = stack.enter_context(apart())
+        host = self._network.address if self._network else "127.0.0.1"
+        self._host = host
+        self._cables = {port: stack.enter_context(Cable(port, host)) for port in ports}
+        self.before = self._network.words if self._network else ()
+
+    def through(self, settings: dict[str, str]) -> dict[str, str]:
+        """The settings of who is at the other end."""
+        return {name: self._led(value) for name, value in settings.items()}
+
+    def _led(self, value: str) -> str:
+        for port, cable in self._cables.items():
+            value = value.replace(f"127.0.0.1:{port}", f"{self._host}:{cable.port}")
+        return value
+
+    def cut(self) -> None:
+        for end in [self._network] if self._network else self._cables.values():
+            end.cut()
+
+    def mend(self) -> None:
+        for end in [self._network] if self._network else self._cables.values():
+            end.mend()
+
+
+class Machines:
+    """The last one reaches everybody else by a wire that can be cut."""
+
+    def __init__(self, folder: Path, settings: dict[str, str], wire: Wire) -> None:
         self._folder = folder
-        self._settings = [settings] * (MACHINES - 1) + [settings | cut_off]
+        self._settings = [settings] * (MACHINES - 1) + [wire.through(settings)]
+        self._before = [()] * (MACHINES - 1) + [wire.before]
         self._running: list[WorkerProcess] = []
         self.kills = 0
 
@@ -95,7 +127,8 @@ class Machines:
 
     def _start(self, number: int) -> WorkerProcess:
         home = self._folder / f"machine-{number}"
-        return WorkerProcess(home, "--concurrency", "2", settings=self._settings[number])
+        settings, before = self._settings[number], self._before[number]
+        return WorkerProcess(home, "--concurrency", "2", settings=settings, before=before)
 
 
 class Ledgers:
@@ -135,7 +168,7 @@ async def book(booking: Office, run_id: str) -> str:
     return record.run_id
 
 
-async def trouble(machines: Machines, redis: RedisServer, postgres: PostgresServer, wires: list[Cable]) -> None:
+async def trouble(machines: Machines, redis: RedisServer, postgres: PostgresServer, wire: Wire) -> None:
     """One thing after another, for as long as the runs take."""
     number = 0
     while True:
@@ -147,20 +180,13 @@ async def trouble(machines: Machines, redis: RedisServer, postgres: PostgresServ
         if number in (3, 30):
             await asyncio.to_thread(postgres.restart, after_s=3)
         if number == 4:
-            for wire in wires:
-                wire.cut()
-                asyncio.get_running_loop().call_later(CUT_FOR_S, wire.mend)
-
-
-@contextmanager
-def wires_to(*ports: int) -> Iterator[list[Cable]]:
-    with ExitStack() as stack:
-        yield [stack.enter_context(Cable(port)) for port in ports]
+            wire.cut()
+            asyncio.get_running_loop().call_later(CUT_FOR_S, wire.mend)
 
 
 async def test_whatever_dies_all_runs_end_and_nothing_is_done_twice(tmp_path: Path, redis: RedisServer) -> None:
     models = Models()
-    with models, postgres_server() as postgres, wires_to(postgres.port, redis.port) as wires:
+    with models, postgres_server() as postgres, ExitStack() as stack:
         url = postgres.new_database()
         settings = {
             "GENERATOR_MODE": "live",
@@ -170,17 +196,15 @@ async def test_whatever_dies_all_runs_end_and_nothing_is_done_twice(tmp_path: Pa
             "SPARKLIO_MAX_DELIVERIES": "100",  # of a run that is killed again and again, nobody shall despair
             **models.settings,
         }
-        cut_off = {
-            "SPARKLIO_DATABASE_URL": url.replace(f":{postgres.port}/", f":{wires[0].port}/"),
-            "SPARKLIO_BROKER_URL": redis.url.replace(f":{redis.port}/", f":{wires[1].port}/"),
-        }
+        models_ports = [int(url.rpartition(":")[2]) for url in models.settings.values()]
+        wire = Wire(stack, (postgres.port, redis.port, *models_ports))
         async with office(tmp_path / "office", **settings) as booking:
             booked = [await book(booking, f"page-{number}") for number in range(RUNS)]
             ledgers = Ledgers(booking)
             watching = asyncio.create_task(ledgers.watch())
             began = time.monotonic()
-            with Machines(tmp_path, settings, cut_off) as machines:
-                troubling = asyncio.create_task(trouble(machines, redis, postgres, wires))
+            with Machines(tmp_path, settings, wire) as machines:
+                troubling = asyncio.create_task(trouble(machines, redis, postgres, wire))
                 try:
                     await booking.ended(*booked, within_s=120 + 3 * RUNS)
                 except AssertionError:

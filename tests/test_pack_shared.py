@@ -35,7 +35,8 @@ async def test_a_run_goes_from_postgres_to_a_folder_and_back(tmp_path: Path, dat
         again = await studio.rerun(run_id, start_at="copywriter")
         assert again.result["image"]["image_id"] == before[1]["image"]["image_id"]  # type: ignore[index]
     async with Sparklio(home=tmp_path / "c", settings=shared) as studio:
+        assert await studio.runs.ledger.load(run_id)
         studio.runs.store.discard(run_id)
-        await studio.runs._database.forget(run_id)
+        assert not await studio.runs.ledger.load(run_id), "nothing is left to a later run of this id"
         await studio.unpack(package)
         assert await told(studio, run_id) == before

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import os
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -178,9 +180,10 @@ def told(error: BaseException | None) -> str:
     ids=["nobody there", "no such database"],
 )
 async def test_who_cannot_be_reached_is_told_without_the_password(postgres: PostgresServer, wrong: str) -> None:
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(SparklioError) as caught:
         async with open_database(wrong.format(port=postgres.port)):
             pass
+    assert isinstance(caught.value, ConfigError if "no_such" in wrong else StorageError)
     assert "SPARKLIO_DATABASE_URL" in caught.value.hint
     assert "s3cret" not in told(caught.value)
 
@@ -586,6 +589,12 @@ async def test_a_pause_may_fall_into_a_run(own_server: PostgresServer) -> None:
         assert all(state["review"] for state in await asyncio.gather(*running))
         calls = await database.read("SELECT thread_id, node, count(*) FROM effects GROUP BY 1, 2")
         assert len({run_id for run_id, _, _ in calls}) == 8
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system knows no such limit")
+def test_a_server_that_vanishes_in_the_middle_of_a_statement_is_given_up(database_url: str) -> None:
+    with connected(database_url) as connection, socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        assert 0 < wire.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) <= 10_000
 
 
 def test_threads_wait_for_the_server_too(own_server: PostgresServer) -> None:

@@ -177,7 +177,7 @@ DATABASE = "postgresql://sparklio:p%40ss-word@db:5432/sparklio?sslmode=verify-fu
 def test_one_machine_is_the_default() -> None:
     settings = load_settings(environ={})
     assert (settings.database_url, settings.broker_url, settings.artifacts_url) == (None, None, None)
-    assert settings.count("SPARKLIO_MAX_DELIVERIES") == 3
+    assert settings.count("SPARKLIO_MAX_DELIVERIES") == 5
     assert settings.secrets == ()
 
 
@@ -195,7 +195,8 @@ def test_one_machine_is_the_default() -> None:
     ],
 )
 def test_places_by_url(name: str, value: str) -> None:
-    assert load_settings(environ={"SPARKLIO_DATABASE_URL": DATABASE, name: value}).text(name) == value
+    others = {"SPARKLIO_DATABASE_URL": DATABASE, "SPARKLIO_ARTIFACTS_URL": "file:///shared"}
+    assert load_settings(environ={**others, name: value}).text(name) == value
 
 
 @pytest.mark.parametrize(
@@ -231,10 +232,18 @@ def test_workers_need_a_database() -> None:
     assert load_settings(environ={"SPARKLIO_DATABASE_URL": DATABASE}).broker_url is None
 
 
+def test_workers_need_a_place_that_all_see() -> None:
+    environ = {"SPARKLIO_DATABASE_URL": DATABASE, "SPARKLIO_BROKER_URL": "redis://cache"}
+    with pytest.raises(ConfigError, match="SPARKLIO_ARTIFACTS_URL is not") as caught:
+        load_settings(environ=environ)
+    assert "file:///" in caught.value.hint
+    assert load_settings(environ={**environ, "SPARKLIO_ARTIFACTS_URL": "s3://bucket"}).broker_url
+
+
 def test_passwords_of_places_are_secret() -> None:
     """As they stand in the URL and as they are sent; what is shown of the place is the rest of it."""
-    environ = {"SPARKLIO_DATABASE_URL": DATABASE, "SPARKLIO_BROKER_URL": "rediss://:other-word@cache:6380/0"}
-    settings = load_settings(environ=environ)
+    broker = {"SPARKLIO_BROKER_URL": "rediss://:other-word@cache:6380/0", "SPARKLIO_ARTIFACTS_URL": "file:///shared"}
+    settings = load_settings(environ={"SPARKLIO_DATABASE_URL": DATABASE, **broker})
     assert set(settings.secrets) == {"p%40ss-word", "p@ss-word", "other-word"}
     shown = f"{settings.to_dict()} {settings}"
     assert not any(secret in shown for secret in settings.secrets)

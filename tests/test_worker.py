@@ -40,6 +40,7 @@ def settings_of(tmp_path: Path, database_url: str, redis: RedisServer) -> dict[s
         "SPARKLIO_DATABASE_URL": database_url,
         "SPARKLIO_BROKER_URL": redis.url,
         "SPARKLIO_ARTIFACTS_URL": f"file://{tmp_path}/shared",
+        "SPARKLIO_MAX_DELIVERIES": "3",
     }
 
 
@@ -223,6 +224,10 @@ def test_a_worker_says_what_it_lacks(tmp_path: Path, database_url: str, redis: R
     assert "SPARKLIO_BROKER_URL" in told.stderr
     nobody = f"redis://:s3cret-word@127.0.0.1:{free_port()}/0"
     there = {"SPARKLIO_HOME": str(tmp_path), "SPARKLIO_DATABASE_URL": database_url}
+    told = command("worker", **there, SPARKLIO_BROKER_URL=redis.url)
+    assert told.returncode == 2
+    assert "SPARKLIO_ARTIFACTS_URL" in told.stderr
+    there["SPARKLIO_ARTIFACTS_URL"] = tmp_path.as_uri()
     told = command("worker", **there, SPARKLIO_BROKER_URL=nobody)
     assert told.returncode == 1
     assert "redis-server" in told.stderr

@@ -11,26 +11,35 @@ from typing import Any
 
 import pytest
 
+from graph.database import reseal_database
 from graph.leases import LEASE_S
-from providers.errors import BrokerError, ConfigError, NoWorkerError, QueueFullError, UsageError
+from graph.postgres import sync_pool
+from graph.vault import Vault
+from providers.errors import BrokerError, ConfigError, NoWorkerError, UsageError
 from routing.contracts import ImageOptions, ImageRequest
 from routing.media_gateway import MediaGateway, _options
 from routing.settings import load_settings
 from sparklio import Sparklio
 from sparklio.worker.app import EXECUTE_RUN, TEXTS, make_celery
-from sparklio.worker.broker import PREFIX, broker_errors, connect, needed_broker, waiting_tasks
+from sparklio.worker.broker import PREFIX, broker_errors, connect, needed_broker, queue_prefix, waiting_tasks
 from sparklio.worker.feeder import Feeder
 from sparklio.worker.images import QueuedImages, gateways_of_workers
-from sparklio.worker.orders import Orders
+from sparklio.worker.orders import Orders, Standing, TakenOverError
 from sparklio.worker.queue import Queue, delay_s
 from sparklio.worker.registry import Worker, announce, live_workers, takes, withdraw
+from tests.homes import KEY
 from tests.redis_server import RedisServer, free_port
 from tests.workers import Office, office, until
 
 
 @pytest.fixture
-def shared(database_url: str, redis: RedisServer) -> dict[str, str]:
-    return {"SPARKLIO_DATABASE_URL": database_url, "SPARKLIO_BROKER_URL": redis.url}
+def shared(tmp_path: Path, database_url: str, redis: RedisServer) -> dict[str, str]:
+    return {
+        "SPARKLIO_DATABASE_URL": database_url,
+        "SPARKLIO_BROKER_URL": redis.url,
+        "SPARKLIO_ARTIFACTS_URL": tmp_path.as_uri(),
+        "SPARKLIO_MAX_DELIVERIES": "3",
+    }
 
 
 @pytest.fixture
@@ -58,15 +67,6 @@ async def test_batches_take_turns_and_the_one_with_fewest_under_way_is_first(bos
     assert boss.queue.position("b-1") in (4, 5)
 
 
-async def test_no_more_are_taken_than_there_are_places_for(boss: Office) -> None:
-    await boss.book()
-    boss.queue.check_room(2)
-    with pytest.raises(QueueFullError, match="1 runs are waiting"):
-        boss.queue.check_room(1)
-    assert boss.queue.counts() == {"queued": 1, "running": 0, "interrupted": 0, "failed": 0}
-    assert boss.queue.oldest_queued_s() > 0
-
-
 async def test_a_feeder_keeps_few_messages_under_way_and_sends_lost_ones_again(
     boss: Office, redis: RedisServer
 ) -> None:
@@ -75,20 +75,20 @@ async def test_a_feeder_keeps_few_messages_under_way_and_sends_lost_ones_again(
     feeding = feeder(boss, redis, clock)
     feeding.look()
     feeding.look()
-    sent = [task.partition(":")[0] for task in waiting_tasks(client, TEXTS)]
+    sent = [task.partition(":")[0] for task in waiting_tasks(client, TEXTS, "mock")]
     assert sorted(sent) == runs[:4]
 
-    message = json.loads(client.lrange(PREFIX + TEXTS, 0, 0)[0])
+    message = json.loads(client.lrange(queue_prefix("mock") + TEXTS, 0, 0)[0])
     assert message["headers"]["task"] == EXECUTE_RUN
     assert message["content-type"] == "application/json"
 
     redis.restart(forget=True)
     boss.queue.unsent(runs)
     feeding.look()
-    assert sorted(task.partition(":")[0] for task in waiting_tasks(client, TEXTS)) == runs[:4]
+    assert sorted(task.partition(":")[0] for task in waiting_tasks(client, TEXTS, "mock")) == runs[:4]
     announce(client, Worker(host="h", pid=1, queues=[TEXTS], concurrency=5, mode="mock", version="1"))
     feeding.look()
-    assert len(waiting_tasks(client, TEXTS)) == 6
+    assert len(waiting_tasks(client, TEXTS, "mock")) == 6
 
 
 async def test_a_broker_that_is_away_is_an_error_and_the_runs_stay_to_be_sent(boss: Office, redis: RedisServer) -> None:
@@ -135,6 +135,38 @@ async def test_a_lost_run_is_taken_back_at_the_second_look_and_given_up_in_the_e
         boss.queue.retry("run")
 
 
+async def test_a_damaged_record_keeps_nobody_else_waiting(
+    boss: Office, redis: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    await boss.book("damaged")
+    await lose(boss, "damaged")
+    with boss.store.pool.connection() as connection:
+        connection.execute("UPDATE runs SET record = '{}'")
+    clock = [0.0]
+    feeding = feeder(boss, redis, clock)
+    feeding.look()
+    await boss.book("next")
+    for _ in range(2):
+        clock[0] += 5
+        feeding.look()
+    assert _waiting(redis, TEXTS)[0].startswith("next:")
+    assert caplog.text.count("a lost run cannot be taken back") == 1
+
+
+async def test_a_feeder_outlives_what_it_does_not_understand(
+    boss: Office, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sparklio.worker.feeder._LOOKS_EVERY_S", 0.05)
+    await boss.book("run")
+    client = connect(redis.url)
+    client.sadd(f"{PREFIX}workers", "h:1")
+    client.set(f"{PREFIX}workers:h:1", '{"told": "by another version"}')
+    with feeder(boss, redis, [0.0]) as feeding:
+        await until(lambda: feeding._troubled)
+        client.delete(f"{PREFIX}workers:h:1")
+        await until(lambda: _waiting(redis, TEXTS))
+
+
 async def test_a_lost_run_that_somebody_wanted_stopped_is_cancelled(boss: Office, redis: RedisServer) -> None:
     await boss.book("run")
     await lose(boss, "run")
@@ -153,7 +185,7 @@ async def test_what_is_tried_again_waits_for_a_while(boss: Office) -> None:
     assert boss.queue.requeue("run", delay_s=60)
     assert boss.queue.choose(1) == []
     assert not boss.queue.requeue("run")
-    assert [delay_s(times) for times in (1, 2, 3, 20)] == [2, 4, 8, 60]
+    assert [delay_s(times) for times in (1, 2, 3, 20)] == [10, 60, 300, 900]
 
 
 def test_who_lives_is_seen_until_it_leaves(redis: RedisServer) -> None:
@@ -251,7 +283,7 @@ async def _until_waiting(redis: RedisServer, queue: str) -> None:
 
 def _waiting(redis: RedisServer, queue: str) -> list[str]:
     with connect(redis.url) as client:
-        return waiting_tasks(client, queue)
+        return waiting_tasks(client, queue, "mock")
 
 
 async def test_a_cancelled_order_is_not_begun_and_one_that_failed_is_ordered_anew(boss: Office) -> None:
@@ -268,6 +300,37 @@ async def test_a_cancelled_order_is_not_begun_and_one_that_failed_is_ordered_ane
     assert orders.look("key").error == {"code": "image_job_failed", "message": "no"}
     orders.forget_old()
     assert orders.look("key").error is not None
+
+
+async def test_with_a_key_nobody_reads_what_is_ordered_and_answered(boss: Office) -> None:
+    orders = Orders(boss.store.pool, Vault(KEY))
+    orders.place("key", '{"prompt": "a bottle"}')
+    assert orders.take("key") == '{"prompt": "a bottle"}'
+    orders.answered("key", '{"answer": "소리결"}')
+    assert orders.look("key").answer == '{"answer": "소리결"}'
+    with boss.store.pool.connection() as connection:
+        [kept] = connection.execute("SELECT request, answer FROM worker_orders").fetchall()
+    assert [text.partition(":")[0] for text in kept] == ["zlib-aes256gcm"] * 2
+    with pytest.raises(ConfigError):
+        Orders(boss.store.pool).look("key")
+    url = str(boss.studio.settings.database_url)
+    await boss.studio.__aexit__()
+    await reseal_database(url, old_key=None, key=KEY)
+    with sync_pool(url) as pool:
+        assert Orders(pool).look("key") == Standing()
+
+
+async def test_whoever_was_not_heard_of_for_too_long_has_no_say_any_more(boss: Office) -> None:
+    slow, other = Orders(boss.store.pool), Orders(boss.store.pool)
+    slow.place("key", "{}")
+    assert slow.take("key")
+    with boss.store.pool.connection() as connection:
+        connection.execute("UPDATE worker_orders SET beat_at = now() - interval '1 minute'")
+    assert other.take("key")
+    with pytest.raises(TakenOverError):
+        slow.beat("key")
+    slow.failed("key", {"code": "image_job_failed", "message": "no"})
+    assert (other.look("key").error, other.look("key").alive) == (None, True)
 
 
 def test_the_device_chooses_a_queue_and_reaches_no_provider(tmp_path: Path, shared: dict[str, str]) -> None:

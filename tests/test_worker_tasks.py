@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from providers.errors import DeadlineError, InputError, JobError, StorageError, UnreachableError
 from routing.contracts import ImageOptions, ImageRequest
+from routing.fingerprints import digest
 from routing.media_gateway import MediaGateway
 from sparklio.worker.agents import answer_of_agent
 from sparklio.worker.broker import connect
@@ -30,7 +32,12 @@ ORDER = ImageRequest(prompt="a bottle", options=ImageOptions(idempotency_key="ke
 
 @pytest.fixture
 async def boss(tmp_path: Path, database_url: str, redis: RedisServer, live: None) -> AsyncIterator[Office]:
-    settings = {"SPARKLIO_DATABASE_URL": database_url, "SPARKLIO_BROKER_URL": redis.url}
+    settings = {
+        "SPARKLIO_DATABASE_URL": database_url,
+        "SPARKLIO_BROKER_URL": redis.url,
+        "SPARKLIO_ARTIFACTS_URL": tmp_path.as_uri(),
+        "SPARKLIO_MAX_DELIVERIES": "3",
+    }
     async with office(tmp_path, **settings) as opened:
         yield opened
 
@@ -86,6 +93,30 @@ async def test_a_service_that_is_away_costs_a_delivery_and_then_the_run(
     assert await driver(boss).execute("run") == "finished"
 
 
+async def test_what_fails_before_a_run_has_begun_costs_a_delivery_too(
+    boss: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused() -> None:
+        raise StorageError("a damaged checkpoint")
+
+    monkeypatch.setattr(boss.studio.runs._driver, "_ready", refused)
+    await boss.book("run")
+    assert [await driver(boss).execute("run") for _ in range(3)] == ["queued again", "failed", "failed"]
+    assert boss.store.read("run").error is not None
+
+
+async def test_a_run_that_ends_each_process_before_it_begins_is_given_up(boss: Office, ollama: OllamaStandIn) -> None:
+    await boss.book("run")
+    for _ in range(2):  # as processes do that die while its record still says that it waits
+        boss.queue.begun("run")
+    assert await driver(boss).execute("run") == "failed"
+    [letter] = boss.queue.dead_letters()
+    assert letter.error is not None
+    assert (letter.error["code"], len(ollama.chats)) == ("worker_lost", 0)
+    boss.queue.retry("run")
+    assert await driver(boss).execute("run") == "finished"
+
+
 @pytest.mark.parametrize(
     ("error", "transient"),
     [
@@ -113,6 +144,18 @@ async def test_an_agent_is_asked_once_for_each_name(boss: Office, ollama: Ollama
     assert (await answer("n-3", "brand", {}))["error"]["message"] == "agent 'brand' needs brand_input"
     stray = await answer("n-4", "brand", {"brand_input": BRAND, "copy": {}})
     assert stray["error"]["message"] == "agent 'brand' does not read copy"
+
+
+async def test_an_agent_that_fails_elsewhere_meanwhile_is_waited_for_no_longer(boss: Office) -> None:
+    first, second = Orders(boss.store.pool), Orders(boss.store.pool)
+    key, given = f"node:{digest('n')}", {"brand_input": BRAND}
+    first.place(key, json.dumps({"agent": "brand", "input": given}))
+    assert first.take(key)
+    asking = asyncio.create_task(answer_of_agent(boss.studio, second, "n", "brand", given, asyncio.Event()))
+    await asyncio.sleep(0.2)
+    first.failed(key, {"code": "input_error", "message": "no"})
+    async with asyncio.timeout(10):
+        assert (await asking)["error"]["message"] == "no"
 
 
 class Images:
@@ -177,6 +220,24 @@ async def test_an_image_of_a_process_that_ends_goes_on_elsewhere(
     assert await images.maker.make("key-1") == "given back"
     comfyui.release()
     other = Images(boss, redis)
+    assert await other.maker.make("key-1") == "made"
+    other.client.close()
+    assert len(comfyui.prompts) == 1
+
+
+async def test_whoever_has_lost_an_image_leaves_it_to_who_has_it(
+    boss: Office, redis: RedisServer, images: Images, comfyui: ComfyUIStandIn
+) -> None:
+    comfyui.hold()
+    images.orders.place("key-1", ORDER.model_dump_json())
+    slow = asyncio.create_task(images.maker.make("key-1"))
+    await until(lambda: comfyui.running)
+    other = Images(boss, redis)
+    with boss.store.pool.connection() as connection:
+        connection.execute("UPDATE worker_orders SET owner = %s", (other.orders.owner,))
+    assert await slow == "taken over"
+    assert (images.orders.look("key-1").error, comfyui.interrupted) == (None, [])
+    comfyui.release()
     assert await other.maker.make("key-1") == "made"
     other.client.close()
     assert len(comfyui.prompts) == 1

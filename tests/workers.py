@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,19 @@ _WAITS_S = 90.0
 
 class WorkerProcess:
     """
+    Args:
+        home: its data folder.
+        words: of the command.
+        settings: variables by their names.
+        before: words before the command, e.g. to run it in a network of its own.
+
     Attributes:
         popen: the parent of all.
     """
 
-    def __init__(self, home: Path, *words: str, settings: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, *words: str, settings: Mapping[str, str], before: Sequence[str] = ()) -> None:
         environ = {**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT), "SPARKLIO_HOME": str(home), **settings}
-        command = [sys.executable, "-m", "sparklio", "-v", "worker", *words]
+        command = [*before, sys.executable, "-m", "sparklio", "-v", "worker", *words]
         with tempfile.NamedTemporaryFile(delete=False) as out:
             self._out = Path(out.name)
             self.popen = subprocess.Popen(command, env=environ, stdout=out, stderr=out, start_new_session=True)

@@ -74,7 +74,7 @@ def batch(
     except (KeyboardInterrupt, asyncio.CancelledError, OSError) as exc:
         if isinstance(exc, OSError) and not stop.heard:  # else of the terminal, which is gone after a SIGHUP
             raise
-        _tell_interrupted(stop, as_json=as_json)
+        _tell_interrupted(stop, as_json=as_json, distributed=distributed)
         raise typer.Exit(terminal.INTERRUPTED) from None
     if as_json:
         terminal.print_json(totals)
@@ -97,11 +97,15 @@ def _make(
             at_once = f", {session.at_once} at once" if session.to_make > 1 else ""
             terminal.say(f"{len(session.book):,} rows, {session.to_make:,} to make{at_once}")
             terminal.flush()  # rows may take minutes, and a pipe holds back what is short
+
+        def on_stop() -> None:
+            _tell_interrupted(stop, as_json=as_json, distributed=wish.distributed)
+
         with make_view(session, as_json=as_json, plain=plain) as view:
 
             async def make() -> None:
                 stop.cancel_this_task()
-                await session.make(view, lambda: _tell_interrupted(stop, as_json=as_json))
+                await session.make(view, on_stop, lambda text: terminal.warn([text], as_json=as_json))
 
             asyncio.run(make())
         return session.totals(), session.book.examples
@@ -119,9 +123,11 @@ def _tell(totals: dict[str, Any], examples: dict[str, Outcome]) -> None:
     terminal.say(told(totals))
 
 
-def _tell_interrupted(stop: Stop, *, as_json: bool) -> None:
+def _tell_interrupted(stop: Stop, *, as_json: bool, distributed: bool) -> None:
     """Once, and at once: a report of many rows may still be under way when the time to stop is over."""
     if stop.told:
         return
     stop.told = True
+    if distributed:
+        terminal.note("rows that workers have go on there; the same command collects them", as_json=as_json)
     terminal.print_interrupted(as_json=as_json, command=shlex.join(["sparklio", *sys.argv[1:]]))

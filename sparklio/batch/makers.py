@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, Self
@@ -25,6 +26,7 @@ __all__ = ["LocalMaker", "Rows", "WorkersMaker"]
 log = logging.getLogger(__name__)
 
 _LOOKS_EVERY_S = 1.0
+_SILENCE_S = 10.0
 _LEASE_S = 15.0  # and a little more
 
 
@@ -107,15 +109,23 @@ class WorkersMaker:
         forms: makes inputs of rows.
         key: what ids follow from.
         requeue: gives a run that has failed, or was stopped, to the workers again.
+        on_silence: called now and then while no row ends.
     """
 
-    def __init__(self, studio: Sparklio, forms: Forms, key: Key, requeue: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        studio: Sparklio,
+        forms: Forms,
+        key: Key,
+        requeue: Callable[[str], object],
+        on_silence: Callable[[], None],
+    ) -> None:
         self._store = studio.runs.store
         self._kept = Kept(studio.runs.store, studio.images)
         self._rows = Rows(studio, forms, key, status="queued", keeper="workers")
         self._secrets = studio.settings.secrets
         self._requeue = requeue
-        self._watch = _Watch(self._store)
+        self._watch = _Watch(self._store, on_silence)
 
     async def __aenter__(self) -> Self:
         self._watching = asyncio.create_task(self._watch.watch(), name="runs of a batch")
@@ -128,6 +138,10 @@ class WorkersMaker:
     async def make(self, job: Job, before: Outcome) -> Outcome:
         try:
             record = await self._rows.record(job)
+            if record.status == "running" and record.keeper != "workers":
+                raise RunBusyError(
+                    f"run {job.run_id!r} is being made without workers", hint="wait for it to end, then try again"
+                )
             if record.status == "failed" or (record.status == "interrupted" and record.keeper != "workers"):
                 await asyncio.to_thread(self._requeue, job.run_id)
             await self._watch.ended(job.run_id)
@@ -146,8 +160,11 @@ class WorkersMaker:
 class _Watch:
     """Asks once a second, for all rows together, which of their runs have ended."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, on_silence: Callable[[], None]) -> None:
         self._store = store
+        self._on_silence = on_silence
+        self._told_at = time.monotonic()
+        self._silence_s = _SILENCE_S
         self._waited_for: dict[str, asyncio.Future[None]] = {}
 
     async def ended(self, run_id: str) -> None:
@@ -176,6 +193,13 @@ class _Watch:
                 # interrupted: its worker has died, and another one will take it
                 if statuses.get(run_id) not in ("queued", "running", "interrupted") and not waiting.done():
                     waiting.set_result(None)
+                    self._told_at, self._silence_s = time.monotonic(), _SILENCE_S
+            await self._mind_silence()
+
+    async def _mind_silence(self) -> None:
+        if time.monotonic() - self._told_at > self._silence_s:
+            await asyncio.to_thread(self._on_silence)
+            self._told_at, self._silence_s = time.monotonic(), 6 * self._silence_s
 
 
 def _failed(before: Outcome, job: Job, error: Exception, secrets: tuple[str, ...]) -> Outcome:

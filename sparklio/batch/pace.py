@@ -16,11 +16,13 @@ class Pace:
 
     Args:
         at_once: how many rows are under way at a time.
+        elsewhere: others make them, and nobody here knows how many of these at a time.
         clock: seconds.
     """
 
-    def __init__(self, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, at_once: int, *, elsewhere: bool = False, clock: Callable[[], float] = time.monotonic) -> None:
         self._at_once = at_once
+        self._elsewhere = elsewhere
         self._clock = clock
         self._began: dict[int, float] = {}
         self._took_s: deque[float] = deque(maxlen=max(_REMEMBERED, 2 * at_once))
@@ -57,6 +59,8 @@ class Pace:
         """
         if not self._took_s:
             return None
+        if self._elsewhere:
+            return 60 * (waiting + self.under_way) / (self.per_minute() or 1)
         usual, now = sum(self._took_s) / len(self._took_s), self._clock()
         open_s = [max(0.0, usual - (now - began)) for began in self._began.values()]
         work_s = waiting * usual + sum(open_s)

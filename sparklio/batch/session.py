@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from graph.sqlite import storage_errors, to_its_end, until_done
 from providers.errors import ConfigError, RunBusyError, StorageError
 from routing.contracts import Stage
-from sparklio.batch.book import Book, Job, Outcome
+from sparklio.batch.book import Book, Job, Outcome, RowStatus
 from sparklio.batch.drive import Maker, drive
 from sparklio.batch.forms import Forms
 from sparklio.batch.makers import LocalMaker, WorkersMaker
@@ -140,7 +140,7 @@ class Session:
         self.book = plan.book
         usual = _WITH_WORKERS if wish.distributed else studio.settings.count("SPARKLIO_MAX_RUNS")
         self.at_once = wish.at_once or usual
-        self.pace = Pace(self.at_once)
+        self.pace = Pace(self.at_once, elsewhere=wish.distributed)
         self.to_make = min(len(plan.to_make), len(plan.to_make) if wish.limit is None else wish.limit)
         self.warnings = tuple(plan.warnings)
 
@@ -152,12 +152,13 @@ class Session:
         """What the report tells of all rows together."""
         return self._report.totals()
 
-    async def make(self, view: BatchView, on_stop: Callable[[], None]) -> None:
+    async def make(self, view: BatchView, on_stop: Callable[[], None], warn: Callable[[str], None]) -> None:
         """Make what is missing, and report also if that is broken off.
 
         Args:
             view: hears of each row that has ended.
             on_stop: is called for each row that is broken off, while there is time to tell people.
+            warn: hears why workers do not go on.
 
         Raises:
             ConfigError: a key, a package or an option is wrong without which no call works.
@@ -168,14 +169,15 @@ class Session:
             if self.to_make:
                 async with self._studio as studio:
                     await studio.gateways.prepare()
-                    await self._drive_with(studio)
+                    await self._drive_with(studio, warn)
         finally:
             await to_its_end(asyncio.to_thread(self._report.write))
 
-    async def _drive_with(self, studio: Sparklio) -> None:
+    async def _drive_with(self, studio: Sparklio, warn: Callable[[str], None]) -> None:
         if not self._distributed:
             await self._drive(LocalMaker(studio, self._forms, self._key))
             return
+        from sparklio.worker.idle import idle_queues
         from sparklio.worker.queue import Queue
 
         queue = Queue(studio.runs.store)
@@ -183,7 +185,11 @@ class Session:
         def begin_again(run_id: str) -> None:
             queue.requeue(run_id, forgive=queue.deliveries(run_id))
 
-        async with WorkersMaker(studio, self._forms, self._key, begin_again) as maker:
+        def tell_why() -> None:
+            if why := idle_queues(studio.settings):
+                warn(f"rows wait: {why}")
+
+        async with WorkersMaker(studio, self._forms, self._key, begin_again, tell_why) as maker:
             await self._drive(maker)
 
     async def _drive(self, maker: Maker) -> None:
@@ -208,7 +214,8 @@ class Session:
 
     def broken_off(self, job: Job) -> None:
         self.pace.drop(job.number)
-        self.book.write(job.number, replace(self.book.outcome(job.number), status="interrupted"))
+        status: RowStatus = "waiting" if self._distributed else "interrupted"  # workers go on with theirs
+        self.book.write(job.number, replace(self.book.outcome(job.number), status=status))
         if self._on_stop:
             self._on_stop()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from providers.base import Finding
 from providers.errors import ConfigError, SparklioError
+from routing.image_store import check_artifacts
 from routing.settings import Settings
 from sparklio.worker.broker import broker_errors
 from sparklio.worker.registry import Worker, live_workers, takes
@@ -42,8 +43,8 @@ def check_database(url: str) -> None:
         connection.execute("SELECT 1")
 
 
-def alive_workers(settings: Settings) -> list[Worker]:
-    """The workers that have told the broker lately that they live.
+def alive_workers(settings: Settings, mode: str | None = None) -> list[Worker]:
+    """The workers, all or of one mode, that have told the broker lately that they live.
 
     Raises:
         BrokerError: it does not answer.
@@ -53,7 +54,7 @@ def alive_workers(settings: Settings) -> list[Worker]:
         return []
     try:
         with broker_errors(settings), _client(settings.broker_url) as client:
-            return live_workers(client)
+            return live_workers(client, mode)
     except ModuleNotFoundError as exc:
         raise ConfigError(
             f"SPARKLIO_BROKER_URL is set, and the package {exc.name} is not installed",
@@ -84,7 +85,7 @@ def slots(workers: list[Worker]) -> dict[str, int]:
 
 def examine_backends(settings: Settings) -> list[Finding]:
     """What ``sparklio doctor`` tells of them; nothing where there are none. Takes as long as they do, a few seconds."""
-    return [*_database(settings), *_broker(settings)]
+    return [*_database(settings), *_artifacts(settings), *_broker(settings)]
 
 
 def _database(settings: Settings) -> Iterator[Finding]:
@@ -96,6 +97,17 @@ def _database(settings: Settings) -> Iterator[Finding]:
         yield Finding("database", "failed", exc.message, exc.hint)
     else:
         yield Finding("database", "ok", "PostgreSQL answers, and can be written")
+
+
+def _artifacts(settings: Settings) -> Iterator[Finding]:
+    if settings.artifacts_url is None:
+        return
+    try:
+        check_artifacts(settings)
+    except SparklioError as exc:
+        yield Finding("artefacts", "failed", exc.message, exc.hint)
+    else:
+        yield Finding("artefacts", "ok", f"{settings.values['SPARKLIO_ARTIFACTS_URL'].shown()} can be written and read")
 
 
 def _broker(settings: Settings) -> Iterator[Finding]:
@@ -110,13 +122,13 @@ def _broker(settings: Settings) -> Iterator[Finding]:
     yield Finding("broker", "ok", "Redis answers")
     idle = [queue for queue, number in slots(workers).items() if not number]
     if idle:
-        message = f"no live worker takes from the queue{'s' * (len(idle) > 1)} {' and '.join(idle)}"
+        message = f"no worker that is alive takes from the queue{'s' * (len(idle) > 1)} {' and '.join(idle)}"
         yield Finding("workers", "warning", message, f"sparklio worker --queues {','.join(idle)}")
     if other := sorted({worker.mode for worker in workers} - {settings.mode}):
         message = f"some workers are in {' and '.join(other)}, and drive no run of {settings.mode}"
         yield Finding("workers", "warning", message, f"start them with GENERATOR_MODE={settings.mode}")
     if workers and not idle:
-        yield Finding("workers", "ok", f"{len(workers)} live: {_told(slots(workers))}")
+        yield Finding("workers", "ok", f"alive: {_told(slots(workers))}")
 
 
 def _told(numbers: dict[str, int]) -> str:

@@ -15,7 +15,7 @@ __all__ = ["RunTableList", "table_list"]
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGE = """
 SELECT run_id, runs.told, mode, stage, product, created_at, finished_at, parent FROM runs
-WHERE (%(status)s::text IS NULL OR runs.told = %(status)s)
+WHERE (%(status)s::text IS NULL OR (runs.told = %(status)s AND status = ANY(%(written)s)))
     AND (%(mode)s::text IS NULL OR mode = %(mode)s)
     AND (%(root)s::text IS NULL OR root = %(root)s)
     AND (%(part)s = '' OR strpos(folded, %(part)s) > 0)
@@ -42,6 +42,7 @@ class RunTableList:
             _PAGE,
             {
                 "status": wanted.status,
+                "written": ["running", "interrupted"] if wanted.status == "interrupted" else [wanted.status],
                 "mode": wanted.mode,
                 "root": root_of(wanted.family) if wanted.family else None,
                 "part": wanted.product.casefold().replace("\0", ""),

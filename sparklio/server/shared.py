@@ -52,7 +52,7 @@ def view(store: PostgresRunStore) -> QueueView:
 
 
 def figures(view: QueueView, settings: Settings) -> QueueFigures:
-    return QueueFigures(view.standing, partial(alive_workers, settings))
+    return QueueFigures(view.standing, partial(alive_workers, settings, settings.mode))
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from typing import Any
 
 from providers.errors import ConfigError
 from routing.settings import Settings
-from sparklio.worker.broker import PREFIX, needed_broker
+from sparklio.worker.broker import needed_broker, queue_prefix
 
 __all__ = [
     "EXECUTE_NODE",
@@ -85,8 +85,8 @@ def make_celery(settings: Settings, *, time_limit_s: float = TIME_LIMIT_S, soft_
         result_expires=_RESULTS_FOR_S,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_transport_options=_transport(),
-        result_backend_transport_options={"global_keyprefix": PREFIX},
+        broker_transport_options=_transport(settings),
+        result_backend_transport_options={"global_keyprefix": queue_prefix(settings.mode)},
         redis_socket_timeout=5.0,
         redis_socket_connect_timeout=5.0,
         redis_socket_keepalive=True,
@@ -103,10 +103,10 @@ def make_celery(settings: Settings, *, time_limit_s: float = TIME_LIMIT_S, soft_
     return app
 
 
-def _transport() -> dict[str, Any]:
+def _transport(settings: Settings) -> dict[str, Any]:
     return {
         "visibility_timeout": _VISIBILITY_S,
-        "global_keyprefix": PREFIX,
+        "global_keyprefix": queue_prefix(settings.mode),
         "socket_timeout": 30.0,
         "socket_connect_timeout": 5.0,
         "socket_keepalive": True,

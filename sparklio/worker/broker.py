@@ -14,7 +14,7 @@ from routing.settings import Settings
 if TYPE_CHECKING:
     import redis
 
-__all__ = ["PREFIX", "broker_errors", "connect", "needed_broker", "waiting_tasks"]
+__all__ = ["PREFIX", "broker_errors", "connect", "needed_broker", "queue_prefix", "waiting_tasks"]
 
 PREFIX = "sparklio:"
 """All our keys in Redis begin with this, Celery's too."""
@@ -40,9 +40,12 @@ def needed_broker(settings: Settings) -> str:
 def connect(url: str) -> redis.Redis:
     """A client with a pool of its own, which connects at its first use."""
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
     return redis.Redis.from_url(
         url,
+        retry=Retry(NoBackoff(), 1),  # a connection that Redis has closed meanwhile; whoever asks, asks again
         socket_timeout=_TIMEOUT_S,
         socket_connect_timeout=_TIMEOUT_S,
         socket_keepalive=True,
@@ -62,11 +65,24 @@ def broker_errors(settings: Settings) -> Iterator[None]:
     except (redis.RedisError, OperationalError, OSError) as exc:
         raise BrokerError(
             f"cannot use the broker: {mask_secrets(str(exc), settings.secrets)}",
-            hint="is the redis-server of SPARKLIO_BROKER_URL up?",
+            hint=_hint(exc),
         ) from exc
 
 
-def waiting_tasks(client: redis.Redis, queue: str) -> list[str]:
+def _hint(error: Exception) -> str:
+    import redis
+
+    if isinstance(error, redis.AuthenticationError) or "WRONGPASS" in str(error) or "NOAUTH" in str(error):
+        return "look at the password in SPARKLIO_BROKER_URL: redis://:password@host:6379/0"
+    return "is the redis-server of SPARKLIO_BROKER_URL up?"
+
+
+def queue_prefix(mode: str) -> str:
+    """What the names of a mode's queues begin with: no worker of mock is given what is for live."""
+    return f"{PREFIX}{mode}:"
+
+
+def waiting_tasks(client: redis.Redis, queue: str, mode: str) -> list[str]:
     """The ids of the tasks in a queue that no worker has taken yet, the next one last."""
-    messages: Any = client.lrange(PREFIX + queue, 0, _SHOWN)
+    messages: Any = client.lrange(queue_prefix(mode) + queue, 0, _SHOWN)
     return [str(json.loads(message)["headers"]["id"]) for message in messages]

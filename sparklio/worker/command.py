@@ -7,15 +7,15 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from providers.errors import ConfigError, SparklioError, UsageError
+from providers.errors import BrokerError, SparklioError, UsageError
 from sparklio import terminal
 from sparklio.options import AsJson
+from sparklio.worker.app import check_extra
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -52,7 +52,7 @@ def worker(
     mode: Annotated[Literal["mock", "live"] | None, typer.Option("--mode", help="Beats GENERATOR_MODE.")] = None,
 ) -> None:
     """Work on the runs of other machines until a signal stops it; what is under way then goes on elsewhere."""
-    check_packages()
+    check_extra()
     from routing.settings import load_settings
     from sparklio.worker.supervisor import Plan
 
@@ -64,16 +64,6 @@ def worker(
     verbose = bool(context.find_root().params["verbose"])
     _log(settings, verbose=verbose)
     _work(settings, [Plan.of(kind, concurrency, device) for kind in kinds], time_limit_s, verbose=verbose)
-
-
-def check_packages() -> None:
-    """Raises ConfigError where the extra is not installed."""
-    missing = [name for name in ("celery", "redis", "psycopg", "psycopg_pool") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"workers need packages that are not installed: {', '.join(missing)}",
-            hint="pip install 'sparklio[distributed]'",
-        )
 
 
 def _kinds(queues: str) -> list[str]:
@@ -136,22 +126,31 @@ def _work(settings: Settings, plans: list[Plan], time_limit_s: float, *, verbose
             while not signals.count:
                 time.sleep(_LOOKS_EVERY_S)
                 supervisor.see_to()
-            _stop(supervisor, signals)
+            _stop(supervisor, signals, settings)
         finally:
             supervisor.kill()
             supervisor.close()
     terminal.say("stopped")
 
 
-def _stop(supervisor: Supervisor, signals: _Signals) -> None:
+def _stop(supervisor: Supervisor, signals: _Signals, settings: Settings) -> None:
     """Warm at first: runs under way are given back. Cold at the second signal, or when the time is over."""
     from sparklio.worker.supervisor import STOPPED_WITHIN_S
 
     terminal.note("stopping; what is under way is given back (again: at once)")
     supervisor.stop()
+    _sign_off(supervisor, settings)
     until = time.monotonic() + STOPPED_WITHIN_S
     while not supervisor.all_ended() and time.monotonic() < until and signals.count < 2:
         time.sleep(_LOOKS_EVERY_S)
+
+
+def _sign_off(supervisor: Supervisor, settings: Settings) -> None:
+    """So that nobody counts on it; where Redis is away it forgets us by itself."""
+    from sparklio.worker.broker import broker_errors, connect, needed_broker
+
+    with suppress(BrokerError), connect(needed_broker(settings)) as client, broker_errors(settings):
+        supervisor.withdraw(client)
 
 
 class _Signals:
@@ -194,7 +193,7 @@ def _log(settings: Settings, *, verbose: bool) -> None:
 
 @contextmanager
 def _queue() -> Iterator[Queue]:
-    check_packages()
+    check_extra()
     from routing.settings import load_settings
     from sparklio.stores import open_run_store
     from sparklio.worker.queue import Queue

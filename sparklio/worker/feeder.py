@@ -119,8 +119,8 @@ class Feeder:
 
     def _feed(self) -> None:
         with broker_errors(self._settings):
-            consumers = takes(live_workers(self._client), TEXTS)
-            waiting = waiting_tasks(self._client, TEXTS)
+            consumers = takes(live_workers(self._client, self._settings.mode), TEXTS)
+            waiting = waiting_tasks(self._client, TEXTS, self._settings.mode)
         places = max(_LEAST_WINDOW, 2 * consumers) - len(waiting)
         if places <= 0:
             return

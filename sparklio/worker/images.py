@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from graph.postgres import SyncPool, postgres_errors, sync_pool
+from graph.vault import Vault
 from providers.errors import BrokerError, NoWorkerError, SparklioError, error_from
 from routing.budget import Budget
 from routing.contracts import ImageAnswer, ImageRequest, OnProgress, Progress
@@ -70,6 +71,7 @@ class QueuedImages:
         self._settings = settings
         self._no_worker_s = no_worker_s
         self._router = Router(settings.config, settings.default_model, settings.default_variable)
+        self._vault = Vault(settings.encryption_key)
         self._pool: SyncPool | None = None
         self._client: redis.Redis | None = None
         self._app: Any = None
@@ -150,7 +152,7 @@ class QueuedImages:
         return image_queue(self._router.image_routes(order)[0].device)
 
     def _orders(self) -> Orders:
-        return Orders(cast("SyncPool", self._pool))
+        return Orders(cast("SyncPool", self._pool), self._vault)
 
     def send(self, key: str, queue: str) -> None:
         """Give the order to a worker. Raises BrokerError."""
@@ -160,12 +162,12 @@ class QueuedImages:
     def is_waiting(self, key: str, queue: str) -> bool:
         """Whether a message of the order lies in the queue. Raises BrokerError."""
         with broker_errors(self._settings):
-            return key in waiting_tasks(cast("redis.Redis", self._client), queue)
+            return key in waiting_tasks(cast("redis.Redis", self._client), queue, self._settings.mode)
 
     def has_workers(self, queue: str) -> bool:
         """Whether some live worker takes from the queue. Raises BrokerError."""
         with broker_errors(self._settings):
-            return takes(live_workers(cast("redis.Redis", self._client)), queue) > 0
+            return takes(live_workers(cast("redis.Redis", self._client), self._settings.mode), queue) > 0
 
     def steps(self, key: str, after: str) -> list[tuple[str, dict[str, str]]]:
         """What a worker tells of the image, waited for a moment. Raises BrokerError."""

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import socket
+from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from secrets import token_hex
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 from graph.postgres import SyncPool, lent, patient, postgres_errors
 from graph.sqlite import until_done
+from graph.vault import Vault
 
 __all__ = ["BEAT_S", "GivenBackError", "Orders", "Standing", "StoppedError", "TakenOverError", "under_beat"]
 
@@ -75,20 +77,22 @@ class Orders:
     Args:
         pool: connections to a database that has the table, see :class:`sparklio.worker.queue.Queue`. One object
             does one thing at a time.
+        vault: encrypts requests and answers, which hold prompts and what agents read and write.
     """
 
-    def __init__(self, pool: SyncPool) -> None:
+    def __init__(self, pool: SyncPool, vault: Vault | None = None) -> None:
         self.pool = pool
+        self._vault = vault or Vault()
         self.owner = f"{socket.gethostname()}:{os.getpid()}:{token_hex(4)}"
 
     def place(self, key: str, request: str) -> None:
         """Order it, anew where it failed or was cancelled; an answer that is there stays."""
-        self._all(_PLACE, key, request=request)
+        self._all(_PLACE, key, request=self._sealed(request))
 
     def take(self, key: str) -> str | None:
         """The request, which is ours from now on; None: it is done, unwanted, or somebody else does it."""
         rows = self._all(_TAKE, key)
-        return str(rows[0][0]) if rows else None
+        return self._opened(rows[0][0]) if rows else None
 
     def beat(self, key: str) -> bool:
         """Say that we still do it; whether we are to go on.
@@ -103,7 +107,7 @@ class Orders:
 
     def answered(self, key: str, answer: str) -> None:
         sql = "UPDATE worker_orders SET answer = %(answer)s WHERE key = %(key)s AND answer IS NULL"
-        self._all(sql, key, answer=answer)
+        self._all(sql, key, answer=self._sealed(answer))
 
     def failed(self, key: str, error: dict[str, Any]) -> None:
         """Unless it is answered, or somebody else has taken it over."""
@@ -121,11 +125,24 @@ class Orders:
         if not rows:
             return Standing()
         answer, error, alive = rows[0]
-        return Standing(answer, json.loads(error) if error else None, bool(alive))
+        return Standing(answer and self._opened(answer), json.loads(error) if error else None, bool(alive))
 
     def forget_old(self) -> None:
         """Delete what nobody asks for any more."""
         self._all(f"DELETE FROM worker_orders WHERE ordered_at < now() - interval '{_KEPT_FOR}'", "")  # noqa: S608
+
+    def _sealed(self, text: str) -> str:
+        """JSON as it is, or where there is a key the form and the bytes of a vault."""
+        if not self._vault.encrypts:
+            return text
+        form, body = self._vault.encrypt(text.encode())
+        return f"{form}:{b64encode(body).decode()}"
+
+    def _opened(self, text: str) -> str:
+        if text.startswith("{"):
+            return text
+        form, _, body = text.partition(":")
+        return self._vault.decrypt(form, b64decode(body)).decode()
 
     def _all(self, sql: str, key: str, **words: Any) -> list[Any]:
         """The rows of a statement that may be executed twice.

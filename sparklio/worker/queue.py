@@ -16,7 +16,6 @@ from graph.run_table import PostgresRunStore
 from graph.store import RunRecord, RunStore
 from providers.errors import (
     ConfigError,
-    QueueFullError,
     RunBusyError,
     SparklioError,
     UnknownNameError,
@@ -53,7 +52,7 @@ _MIGRATIONS = (
     "CREATE INDEX IF NOT EXISTS worker_orders_age ON worker_orders (ordered_at)",
 )
 _NAME = "workers"
-_RETRY_S, _LONGEST_RETRY_S = 2.0, 60.0
+_RETRY_S = (10.0, 60.0, 300.0, 900.0)  # a model's server that starts anew, a machine that does, somebody who looks
 
 _WAITING = "status = 'queued' AND keeper = 'workers' AND mode = coalesce(%(mode)s::text, mode)"
 _DUE = "(not_before IS NULL OR not_before <= now())"
@@ -198,22 +197,6 @@ class Queue:
         counted = {status: int(number) for status, number, _ in self._all(_COUNTS, {})}
         return {status: counted.get(status, 0) for status in ("queued", "running", "interrupted", "failed")}
 
-    def oldest_queued_s(self) -> float:
-        """For how many seconds the oldest one has waited; 0: none waits."""
-        return next((float(age) for status, _, age in self._all(_COUNTS, {}) if status == "queued"), 0.0)
-
-    def check_room(self, most: int, *, more: int = 1) -> None:
-        """
-        Raises:
-            QueueFullError: with ``more`` runs there would be more than ``most`` that wait.
-        """
-        if self.counts()["queued"] + more > most:
-            raise QueueFullError(
-                f"{most} runs are waiting for workers, and no more are taken",
-                hint="try again in a minute, start more workers, or raise SPARKLIO_MAX_QUEUED",
-                retry_after=60,
-            )
-
     def lost(self) -> list[Lost]:
         """Runs that are under way by their record, and whose holder has not been heard of for the time of a lease."""
         return [Lost(*row) for row in self._all(_LOST, {})]
@@ -311,7 +294,9 @@ class Queue:
 
     def letter(self, record: RunRecord) -> dict[str, Any]:
         """What is told of a dead letter: the run's summary, its error, and how often it was delivered."""
-        return {**record.summary(), "error": record.error or {}, "deliveries": self.deliveries(record.run_id)}
+        ended = record.finished_at and record.finished_at.isoformat(timespec="seconds")
+        told = {"error": record.error or {}, "deliveries": self.deliveries(record.run_id), "finished_at": ended}
+        return {**record.summary(), **told}
 
     def _cancel(self, run_id: str) -> bool:
         store = self.store
@@ -341,4 +326,4 @@ class Queue:
 
 def delay_s(deliveries: int) -> float:
     """Seconds until a run is given to a worker again that has failed so many times."""
-    return float(min(_LONGEST_RETRY_S, _RETRY_S * 2.0 ** max(0, deliveries - 1)))
+    return _RETRY_S[min(max(deliveries, 1), len(_RETRY_S)) - 1]

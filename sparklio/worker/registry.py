@@ -44,15 +44,16 @@ def withdraw(client: redis.Redis, worker: Worker) -> None:
     client.delete(f"{_NAMES}:{worker.name}")
 
 
-def live_workers(client: redis.Redis) -> list[Worker]:
-    """All that live, in the order of their names; the names of the dead are taken out."""
+def live_workers(client: redis.Redis, mode: str | None = None) -> list[Worker]:
+    """Those that live, all or of one mode, in the order of their names; the names of the dead are taken out."""
     names = sorted(cast("set[str]", client.smembers(_NAMES)))
     if not names:
         return []
     told = cast("list[str | None]", client.mget([f"{_NAMES}:{name}" for name in names]))
     if dead := [name for name, text in zip(names, told, strict=True) if text is None]:
         client.srem(_NAMES, *dead)
-    return [Worker.model_validate_json(text) for text in told if text is not None]
+    workers = [Worker.model_validate_json(text) for text in told if text is not None]
+    return [worker for worker in workers if mode in (None, worker.mode)]
 
 
 def takes(workers: list[Worker], queue: str) -> int:

@@ -10,6 +10,7 @@ import logging
 import os
 from typing import Any
 
+from graph.vault import Vault
 from providers.errors import SparklioError, WorkerTimeLimitError
 from routing.settings import Settings
 from sparklio.studio import Sparklio
@@ -101,7 +102,7 @@ class Process:
         """One for all tasks: what one of them has taken, another may fail."""
         pool = self._queue_of(studio).store.pool
         if self._orders is None or self._orders.pool is not pool:
-            self._orders = Orders(pool)
+            self._orders = Orders(pool, Vault(studio.settings.encryption_key))
         return self._orders
 
     def _queue_of(self, studio: Sparklio) -> Queue:

@@ -168,7 +168,7 @@ class Health:
         await asyncio.to_thread(load_packages)
         database, broker = await asyncio.gather(
             self._asked("the database", partial(check_database, self._settings.database_url)),
-            self._asked("the broker", partial(alive_workers, self._settings)),
+            self._asked("the broker", partial(alive_workers, self._settings, self._settings.mode)),
         )
         if self._settings.broker_url is None:
             return {"database": _backend(database)}
