@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, aclosing, asynccontextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import randbits
@@ -366,7 +366,9 @@ class Runs:
             if record.status not in ("finished", "cancelled"):
                 record.status, record.finished_at = "cancelled", datetime.now(UTC)
                 self.store.save(record)
-        self.bells.ring(run_id)
+        with suppress(RuntimeError):  # in a thread: who follows the run looks again by themselves
+            asyncio.get_running_loop()
+            self.bells.ring(run_id)
         return record
 
     @asynccontextmanager

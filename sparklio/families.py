@@ -1,4 +1,4 @@
-"""The commands for many runs: compare two, move one to another machine, delete old ones."""
+"""The commands for many runs: compare two, stop one, move one to another machine, delete old ones."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ def diff(
         return
     for line in difference_lines(body["a"], body["b"], body["differences"]):
         terminal.show(line) if sys.stdout.isatty() else terminal.say(line.plain)
+
+
+@commands.command()
+def cancel(run_id: RunId, as_json: AsJson = False) -> None:
+    """Stop a run for good: one that waits, was interrupted, or that a worker of any machine drives."""
+    from sparklio.studio import Sparklio
+
+    async def stop() -> RunRecord:
+        async with Sparklio() as studio:
+            return await studio.cancel(run_id)
+
+    record = asyncio.run(stop())
+    if as_json:
+        terminal.print_json(record.summary())
+    else:
+        told = "is being stopped by whoever drives it" if record.status == "running" else f"is {record.status}"
+        terminal.say(f"run {run_id} {told}")
 
 
 @commands.command()

@@ -249,6 +249,20 @@ class Sparklio:
         """What :meth:`rerun` would run, why, and what that cost the last time. Runs nothing."""
         return await self.runs.preview_rerun(run_id, start_at=start_at, changes=changes)
 
+    async def cancel(self, run_id: str) -> RunRecord:
+        """Stop a run for good, and the image that is made for it; its record then.
+
+        Among machines one that is still running then is being stopped by whoever drives it.
+
+        Raises:
+            UnknownNameError: there is no such run.
+            ConflictError: it has ended.
+            RunBusyError: it is kept in files, and another process drives it.
+        """
+        from sparklio.cancelling import stop
+
+        return await stop(self.runs, run_id)
+
     async def history(self, run_id: str) -> list[Point]:
         """The checkpoints of the run and its family: id, next nodes and values of each."""
         return await self.runs.history(run_id)

@@ -15,9 +15,9 @@ from contextlib import asynccontextmanager
 from graph.runs import Runs
 from graph.store import RunRecord
 from providers.errors import QueueFullError
-from sparklio.server.cancelling import stop_anywhere
+from sparklio.cancelling import STOPS_WITHIN_S, stop_anywhere
 from sparklio.server.queue_view import QueueView, Standing
-from sparklio.server.run_keeper import STOPS_WITHIN_S, Submit
+from sparklio.server.run_keeper import Submit
 from sparklio.server.run_list import RunLister
 from sparklio.worker.queue import KEEPER, Queue
 

@@ -9,12 +9,7 @@ from typing import Protocol
 from graph.store import RunRecord
 from sparklio.server.run_list import RunLister
 
-__all__ = ["ENDED", "STOPS_WITHIN_S", "RunKeeper", "Submit"]
-
-ENDED = ("finished", "failed", "cancelled")
-"""Statuses of runs that nobody goes on with by himself."""
-STOPS_WITHIN_S = 10.0
-"""How long another process has for stopping a run before whoever asked is told that it is still at it."""
+__all__ = ["RunKeeper", "Submit"]
 
 Submit = Callable[[RunRecord], None]
 

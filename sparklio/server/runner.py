@@ -32,7 +32,8 @@ from providers.errors import (
     UnknownNameError,
     describe,
 )
-from sparklio.server.run_keeper import ENDED, STOPS_WITHIN_S, Submit
+from sparklio.cancelling import ENDED, STOPS_WITHIN_S
+from sparklio.server.run_keeper import Submit
 from sparklio.server.run_list import TO_RUN, run_list
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class Runner:
         return record
 
     async def _stop_elsewhere(self, table: PostgresRunStore, run_id: str) -> RunRecord:
-        from sparklio.server.cancelling import stop_anywhere
+        from sparklio.cancelling import stop_anywhere
 
         record = await stop_anywhere(self._runs, table, run_id, STOPS_WITHIN_S)
         if record.status == "cancelled":

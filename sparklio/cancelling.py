@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING, cast
 
-from graph.run_table import PostgresRunStore
 from graph.runs import Runs
 from graph.store import RunRecord
 from providers.errors import ConflictError, RunBusyError, SparklioError
-from sparklio.server.run_keeper import ENDED
 
-__all__ = ["stop_anywhere"]
+__all__ = ["ENDED", "STOPS_WITHIN_S", "stop", "stop_anywhere"]
+
+if TYPE_CHECKING:
+    from graph.run_table import PostgresRunStore
 
 log = logging.getLogger(__name__)
 
+ENDED = ("finished", "failed", "cancelled")
+"""Statuses of runs that nobody goes on with by himself."""
+STOPS_WITHIN_S = 10.0
+"""How long another process has for stopping a run before whoever asked is told that it is still at it."""
+
 _LOOKS_EVERY_S = 0.2
+
+
+async def stop(runs: Runs, run_id: str) -> RunRecord:
+    """Stop a run for good, and the image that is made for it; its record then.
+
+    Among machines one that is still running is being stopped by whoever drives it.
+
+    Raises:
+        UnknownNameError: there is no such run.
+        ConflictError: it has ended.
+        RunBusyError: it is kept in files, and another process drives it.
+    """
+    store = runs.store
+    if store.shared:
+        return await stop_anywhere(runs, cast("PostgresRunStore", store), run_id, STOPS_WITHIN_S)
+    record = store.load(run_id)
+    if record.status in ENDED:
+        raise _ended(record)
+    if record.status == "running":
+        raise RunBusyError(f"run {run_id!r} is run by another process", hint="stop it there, with Ctrl-C")
+    await _mark(runs, run_id)
+    return store.load(run_id)
 
 
 async def stop_anywhere(runs: Runs, store: PostgresRunStore, run_id: str, within_s: float) -> RunRecord:
@@ -40,7 +69,7 @@ async def stop_anywhere(runs: Runs, store: PostgresRunStore, run_id: str, within
         if wanted and record.status == "cancelled":
             return record
         if record.status in ENDED:
-            raise ConflictError(f"run {run_id!r} is {record.status} already", hint="there is nothing to cancel")
+            raise _ended(record)
         marked = record.status != "running" and await _mark(runs, run_id)
         if marked or await asyncio.to_thread(store.request_cancel, run_id):  # whoever has it, or is about to begin it
             wanted = True
@@ -48,6 +77,10 @@ async def stop_anywhere(runs: Runs, store: PostgresRunStore, run_id: str, within
             log.warning("run %s has not been stopped yet by whoever drives it", run_id)
             return record
         await asyncio.sleep(0 if marked else _LOOKS_EVERY_S)
+
+
+def _ended(record: RunRecord) -> ConflictError:
+    return ConflictError(f"run {record.run_id!r} is {record.status} already", hint="there is nothing to cancel")
 
 
 async def _mark(runs: Runs, run_id: str) -> bool:
