@@ -14,10 +14,13 @@ serve: $(VENV)/.installed-server ## the gateway and runs over HTTP, on this mach
 up: ## server, workers, Redis and PostgreSQL in containers; see compose.yaml for what .env must say
 	docker compose up --build
 
-test: $(VENV)/.installed-dev ## lint, types, tests with coverage
+test: $(VENV)/.installed-dev ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
+
+coverage: $(VENV)/.installed-dev ## the tests, twice as slow, with the branches that they take
 	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal --cov --cov-report=term
 
 check: test ## the same as `make test`

@@ -16,6 +16,7 @@ from typing import Self
 __all__ = ["Cable"]
 
 _CHUNK_BYTES = 64 * 1024
+_CLOSED_WITHIN_S = 0.05
 
 
 class Cable:
@@ -63,20 +64,29 @@ class Cable:
         for task in forwarding:
             task.cancel()
         await asyncio.gather(*forwarding, return_exceptions=True)
+        await asyncio.sleep(_CLOSED_WITHIN_S)  # transports close in a later turn of the loop
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        try:
             await self._whole.wait()
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-            ways = {
-                asyncio.create_task(self._pump(reader, far_writer)),
-                asyncio.create_task(self._pump(far_reader, writer)),
-            }
+        except OSError:
+            writer.close()
+            return
+        except asyncio.CancelledError:
+            writer.transport.abort()
+            raise
+        ways = [
+            asyncio.create_task(self._pump(reader, far_writer)),
+            asyncio.create_task(self._pump(far_reader, writer)),
+        ]
+        try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
             for way in ways:
                 way.cancel()
-            far_writer.close()
-        writer.close()
+            for end in (writer, far_writer):
+                end.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

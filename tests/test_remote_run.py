@@ -162,7 +162,8 @@ def test_a_killed_run_goes_on_with_what_it_has(gateway: Gateway, tmp_path: Path)
     gateway.comfyui.release()
     assert trial.finish() == 0
     trial.check_end(twin)
-    assert trial.windows[1] == "the image under way"
+    # the second way where the reviewer's answer has come in the same moment
+    assert trial.windows[1] in ("the image under way", "recorded, not yet done")
 
 
 @pytest.mark.usefixtures("unmeasured")
