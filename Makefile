@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# two tests more at a time than there are cores: many only wait
+JOBS = $(shell $(BIN)/python -c 'import os; print(min(10, (os.cpu_count() or 1) + 2))')
 
-.PHONY: run serve up test check chaos bench api format lock clean help
+.PHONY: run serve up test coverage check chaos bench api format lock clean help
 
 run: $(VENV)/.installed ## a finished page in .sparklio/runs/<id>/, no server, no key
 	$(BIN)/sparklio run
@@ -18,16 +20,18 @@ test: $(VENV)/.installed-dev ## lint, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --durations=25
 
 coverage: $(VENV)/.installed-dev ## the tests, twice as slow, with the branches that they take
-	$(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal --cov --cov-report=term
+	$(BIN)/pytest -n $(JOBS) --dist worksteal --cov --cov-report=term
 
 check: test ## the same as `make test`
 
-chaos: $(VENV)/.installed-dev ## hundreds of killed, thousands of failing runs, 2,000 on one server; twenty minutes
+chaos: $(VENV)/.installed-dev ## thousands of runs that are killed, fail, load a server, lose machines; an hour
 	KILL_TRIALS=$${KILL_TRIALS:-300} CHAOS_RUNS=$${CHAOS_RUNS:-2000} LOAD_RUNS=$${LOAD_RUNS:-2000} \
-		$(BIN)/pytest -s tests/test_kill.py tests/test_full_disk.py tests/test_chaos.py tests/test_http_load.py
+		DISTRIBUTED_RUNS=$${DISTRIBUTED_RUNS:-1000} MIXED_LOAD_S=$${MIXED_LOAD_S:-600} \
+		$(BIN)/pytest -s tests/test_kill.py tests/test_full_disk.py tests/test_chaos.py tests/test_http_load.py \
+		tests/test_many_machines.py tests/test_mixed_load.py
 
 bench: $(VENV)/.installed-dev ## speed, as ratios beside a plain script and a bare LangGraph
 	$(BIN)/python benchmarks/run.py

@@ -1,6 +1,6 @@
 """Two servers and three workers on one database, with everything that clients do at once: nothing hangs, nothing grows.
 
-``MIXED_LOAD_S=600 pytest -s tests/test_mixed_load.py`` is the whole of it.
+``MIXED_LOAD_S=600 pytest -s tests/test_mixed_load.py``; ``make chaos`` does so.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from tests.workers import worker_process
 
 __all__ = ["shared"]
 
-pytestmark = pytest.mark.no_cover
-
-LASTS_S = float(os.environ.get("MIXED_LOAD_S", "8"))
+LASTS_S = float(os.environ.get("MIXED_LOAD_S", "0"))
+pytestmark = [
+    pytest.mark.no_cover,
+    pytest.mark.skipif(LASTS_S < 60, reason="what grows is seen after some minutes: make chaos"),
+]
 CLIENTS, WORKERS = 6, 3
 ENDED = {"finished", "cancelled"}
 _FIGURES = """
@@ -141,4 +143,4 @@ async def test_two_servers_and_three_workers_do_everything_at_once(
     assert figures[-1][1] == 0, "no deadlock"
     assert max(age for _, _, age in figures) < 30, "no transaction hangs"
     half = len(connections) // 2
-    assert max(connections[half:]) <= max(connections[:half]) + 4, "connections do not grow"
+    assert max(connections[half:]) <= max(connections[half // 2 : half]) + 4, "connections do not grow"

@@ -137,6 +137,7 @@ class Session:
         self._distributed = wish.distributed
         self._view: BatchView | None = None
         self._on_stop: Callable[[], None] | None = None
+        self._reported = False
         self.book = plan.book
         usual = _WITH_WORKERS if wish.distributed else studio.settings.count("SPARKLIO_MAX_RUNS")
         self.at_once = wish.at_once or usual
@@ -171,7 +172,8 @@ class Session:
                     await studio.gateways.prepare()
                     await self._drive_with(studio, warn)
         finally:
-            await to_its_end(asyncio.to_thread(self._report.write))
+            if not self._reported:
+                await to_its_end(asyncio.to_thread(self._report.write))
 
     async def _drive_with(self, studio: Sparklio, warn: Callable[[str], None]) -> None:
         if not self._distributed:
@@ -199,6 +201,9 @@ class Session:
         finally:
             reporting.cancel()
             await until_done(reporting)
+            # before connections are closed: who has stopped us gives little time
+            await to_its_end(asyncio.to_thread(self._report.write))
+            self._reported = True
 
     def begun(self, job: Job) -> Outcome:
         self.pace.begin(job.number)
