@@ -45,7 +45,7 @@ from tests.standins.rented import IMAGES, Refusal
 pytestmark = [pytest.mark.usefixtures("live"), pytest.mark.no_cover]
 
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
-RUNS = int(os.environ.get("CHAOS_RUNS", "120"))
+RUNS = int(os.environ.get("CHAOS_RUNS", "60"))
 ENOUGH_RUNS = 120
 """From so many on each fault is to come up. On a slow machine more runs end before they have asked for an image, and
 fewer calls meet fewer faults: then there are more runs, up to twice as many in all."""

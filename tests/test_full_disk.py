@@ -29,7 +29,7 @@ from tests.refusing_disk import Disk, Point, points
 pytestmark = pytest.mark.no_cover
 
 FEWEST_WRITES = 60
-SHARES = 1 if THOROUGH else 6
+SHARES = 1 if THOROUGH else 12
 
 COMFORTS = {"write run.log", "open owner.json", "write owner.json", "remove owner.json"} | {
     f"{what} events.jsonl" for what in ("open", "write", "fsync")
