@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
@@ -27,11 +27,13 @@ __all__ = [
     "SyncPool",
     "async_pool",
     "connected",
+    "execute",
     "lent",
     "migrate",
     "one_at_a_time",
     "patient",
     "postgres_errors",
+    "rows_of",
     "settle_session",
     "shortly_patient",
     "sync_pool",
@@ -75,6 +77,7 @@ CREATE TABLE IF NOT EXISTS sparklio_migrations (
 AnyConnection = psycopg.Connection[Any]
 AsyncPool = AsyncConnectionPool[psycopg.AsyncConnection[Any]]
 SyncPool = ConnectionPool[AnyConnection]
+Values = Sequence[Any] | Mapping[str, Any]
 
 
 def _words(url: str) -> dict[str, Any]:
@@ -219,6 +222,26 @@ def postgres_errors(what: str) -> Iterator[None]:
                 hint="look at user, password and database in SPARKLIO_DATABASE_URL",
             ) from exc
         raise StorageError(f"cannot use {what}: {masked(str(exc))}", hint=_HINT) from exc
+
+
+def execute(pool: SyncPool, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
+    """The rows of one statement; none where it has none."""
+    with lent(pool) as connection:
+        cursor = connection.execute(statement.encode(), values)
+        return cursor.fetchall() if cursor.description else []
+
+
+_execute_patiently = patient(execute)
+
+
+def rows_of(pool: SyncPool, statement: str, values: Values = (), *, what: str) -> list[tuple[Any, ...]]:
+    """As :func:`execute`, of a statement that may be executed twice, and :func:`patient`.
+
+    Raises:
+        StorageError: the database cannot be used; ``what`` of it, is told.
+    """
+    with postgres_errors(what):
+        return _execute_patiently(pool, statement, values)
 
 
 def masked(text: str) -> str:

@@ -19,7 +19,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from graph import run_statements as statements
 from graph.leases import BEAT_S, LEASE_S, Lease, Leases, busy
-from graph.postgres import SyncPool, connected, lent, masked, migrate, patient, postgres_errors, sync_pool
+from graph.postgres import SyncPool, connected, execute, masked, migrate, postgres_errors, rows_of, sync_pool
 from graph.run_files import clear_folder
 from graph.store import (
     EventLog,
@@ -282,8 +282,7 @@ class PostgresRunStore(RunStore):
         self._execute(statement, values)
 
     def _execute(self, statement: str, values: Sequence[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:
-        with postgres_errors(_WHAT):
-            return _patiently(self._pool, statement, values)
+        return rows_of(self._pool, statement, values, what=_WHAT)
 
 
 @contextmanager
@@ -323,19 +322,12 @@ def _stream(broker_url: str | None, stack: ExitStack) -> EventStream | None:
     return stream
 
 
-def _execute(pool: SyncPool, statement: str, values: Sequence[Any] | dict[str, Any]) -> list[tuple[Any, ...]]:
-    with lent(pool) as connection:
-        cursor = connection.execute(statement.encode(), values)
-        return cursor.fetchall() if cursor.description else []
-
-
-_patiently = patient(_execute)
 _briefly = retry(
     retry=retry_if_exception_type(psycopg.OperationalError),
     stop=stop_after_delay(_LEAVING_S),
     wait=wait_fixed(0.1),
     reraise=True,
-)(_execute)
+)(execute)
 
 
 def _columns(record: RunRecord) -> dict[str, Any]:

@@ -186,11 +186,6 @@ class PageStore(_HashedFiles):
     suffixes = (".html",)
 
     @classmethod
-    def beside(cls, images: Path) -> PageStore:
-        """The pages of the data folder that has its images in ``images``."""
-        return cls(images.with_name("pages"))
-
-    @classmethod
     def of(cls, images: ImageStore) -> PageStore:
         """The pages that lie beside these images, on both sides."""
         return cls(images.folder.with_name("pages"), images.far)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from graph.postgres import lent, migrate, patient, postgres_errors
+from graph.postgres import lent, migrate, postgres_errors, rows_of
 from graph.run_table import PostgresRunStore
 from providers.errors import UnknownNameError
 from sparklio.server.dead_letters import Letter, LetterPage
@@ -121,10 +121,4 @@ class QueueView:
             return None
 
     def _all(self, sql: str, values: tuple[Any, ...] | dict[str, Any] = ()) -> list[Any]:
-        with postgres_errors("the table of runs"):
-            return self._patiently(sql, values)
-
-    @patient
-    def _patiently(self, sql: str, values: tuple[Any, ...] | dict[str, Any]) -> list[Any]:
-        with lent(self._store.pool) as connection:
-            return connection.execute(sql.encode(), values).fetchall()
+        return rows_of(self._store.pool, sql, values, what="the table of runs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from graph.postgres import lent, patient, postgres_errors
+from graph.postgres import rows_of
 from graph.run_table import PostgresRunStore
 from graph.store import Parent, RunStore, root_of
 from sparklio.server.run_list import Kept, RunSummary, Wanted, cursor_of, no_cursor, place_in_list, place_of
@@ -60,13 +60,7 @@ class RunTableList:
         return [Kept(*row) for row in self._rows(_KEPT, (keeper,))]
 
     def _rows(self, statement: str, values: Any) -> list[tuple[Any, ...]]:
-        with postgres_errors("the table of runs"):
-            return self._patiently(statement, values)
-
-    @patient
-    def _patiently(self, statement: str, values: Any) -> list[tuple[Any, ...]]:
-        with lent(self._pool) as connection:
-            return connection.execute(statement.encode(), values).fetchall()
+        return rows_of(self._pool, statement, values, what="the table of runs")
 
 
 def _behind(cursor: str) -> tuple[datetime, str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, TypeVar
 
-from graph.postgres import SyncPool, lent, patient, postgres_errors
+from graph.postgres import SyncPool, rows_of
 from graph.sqlite import until_done
 from graph.vault import Vault
 
@@ -151,14 +151,7 @@ class Orders:
             StorageError: the database cannot be used.
         """
         every = {"key": key, "owner": self.owner, "dead_s": _DEAD_AFTER_S, **words}
-        with postgres_errors("the orders of workers"):
-            return self._patiently(sql, every)
-
-    @patient
-    def _patiently(self, sql: str, words: dict[str, Any]) -> list[Any]:
-        with lent(self.pool) as connection:
-            found = connection.execute(sql.encode(), words)
-            return found.fetchall() if found.description else []
+        return rows_of(self.pool, sql, every, what="the orders of workers")
 
 
 async def under_beat(

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from graph.events import Events
-from graph.postgres import lent, migrate, patient, postgres_errors
+from graph.postgres import lent, migrate, postgres_errors, rows_of
 from graph.run_table import PostgresRunStore
 from graph.store import RunRecord, RunStore
 from providers.errors import (
@@ -314,14 +314,7 @@ class Queue:
         Raises:
             StorageError: the database cannot be used.
         """
-        with postgres_errors("the queue of runs"):
-            return self._patiently(sql, words)
-
-    @patient
-    def _patiently(self, sql: str, words: dict[str, Any]) -> list[Any]:
-        with lent(self.store.pool) as connection:
-            found = connection.execute(sql.encode(), words)
-            return found.fetchall() if found.description else []
+        return rows_of(self.store.pool, sql, words, what="the queue of runs")
 
 
 def delay_s(deliveries: int) -> float:
