@@ -10,6 +10,7 @@ from typing import Any
 
 from graph.driver import Published
 from graph.rerun import NODES
+from graph.run_files import RESULT_FILE
 from graph.store import RunRecord, RunStore, root_of
 from providers.base import Usage
 from providers.errors import StorageError, UnknownNameError, UsageError
@@ -19,7 +20,6 @@ from sparklio.page import render_page
 
 __all__ = ["IMAGES", "PAGE_FILE", "RESULT_FILE", "Publisher", "encoded", "holder_of", "out_folder", "read_result"]
 
-RESULT_FILE = "result.json"
 PAGE_FILE = "page.html"
 IMAGES = "images"
 
