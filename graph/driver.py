@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,8 +19,9 @@ from graph.events import Event, Events, EventType, Once, finished_node
 from graph.following import Bells
 from graph.history import calls_of, thread_config, values_of
 from graph.ledger import Effect, Ledger
+from graph.long_texts import Thrifty
 from graph.rerun import RerunPlan
-from graph.sqlite import storage_errors, until_done
+from graph.sqlite import storage_errors, to_its_end, until_done
 from graph.state import OUTPUT_KEYS, NodeCall
 from graph.store import RunRecord, RunStore
 from nodes.context import Context
@@ -59,6 +60,7 @@ class Driver:
         graph: CompiledStateGraph[Any, Any, Any, Any],
         store: RunStore,
         ledger: Ledger,
+        saver: Thrifty,
         context: Context,
         *,
         bells: Bells,
@@ -70,6 +72,7 @@ class Driver:
         self._graph = graph
         self._store = store
         self._ledger = ledger
+        self._saver = saver
         self._context = context
         self._bells = bells
         self._ready = ready
@@ -190,7 +193,7 @@ class Driver:
             await working
         finally:
             try:
-                await _ended(working)
+                await _ended(working, self._saver.settled(record.run_id))
             finally:
                 answered = _answered_usd(record, effects)
                 record.spent_usd = spent = budget.spent_usd
@@ -258,9 +261,12 @@ def _answered_usd(record: RunRecord, effects: Iterable[Effect]) -> float | None:
     )
 
 
-async def _ended(working: asyncio.Task[None]) -> None:
-    """Cancel the task and wait until it has cleaned up behind itself, however often the waiting is cancelled."""
+async def _ended(working: asyncio.Task[None], settled: Coroutine[Any, Any, None]) -> None:
+    """Cancel the task and wait until nothing of it is under way any more, however often the waiting is cancelled."""
     working.cancel()
-    await until_done(working)
+    try:
+        await until_done(working)
+    finally:
+        await to_its_end(settled)
     if not working.cancelled():
         working.exception()  # told already, or of no interest to who leaves

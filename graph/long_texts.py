@@ -6,8 +6,11 @@ text is ever taken for a reference.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
@@ -143,6 +146,10 @@ class Thrifty(BaseCheckpointSaver[str]):
     engine: Engine
     texts: LongTexts
 
+    def __init__(self, *args: Any, **wishes: Any) -> None:
+        super().__init__(*args, **wishes)
+        self._saving: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+
     async def written(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do a write of LangGraph's in the way of the database."""
         raise NotImplementedError
@@ -157,10 +164,29 @@ class Thrifty(BaseCheckpointSaver[str]):
         return await self.written(lambda: put(config, lean, metadata, new_versions))
 
     async def aput_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
-        lean = await self.texts.fold(_run_of(config), [list(write) for write in writes])
-        named = [(channel, value) for channel, value in lean]
+        run_id = _run_of(config)
         put = super().aput_writes
-        await self.written(lambda: put(config, named, task_id, task_path))
+        with self._being_saved(run_id):
+            lean = await self.texts.fold(run_id, [list(write) for write in writes])
+            named = [(channel, value) for channel, value in lean]
+            await self.written(lambda: put(config, named, task_id, task_path))
+
+    async def settled(self, run_id: str) -> None:
+        """Wait until nothing of a run is being saved. LangGraph waits for what it saves, but not for what a task that
+        ends while the graph is being cancelled has come to."""
+        while saving := self._saving.get(run_id):
+            await asyncio.wait(saving)
+        self._saving.pop(run_id, None)
+
+    @contextmanager
+    def _being_saved(self, run_id: str) -> Iterator[None]:
+        saved = asyncio.get_running_loop().create_future()
+        self._saving[run_id].add(saved)
+        try:
+            yield
+        finally:
+            self._saving[run_id].discard(saved)
+            saved.set_result(None)
 
     async def aget_tuple(self, config: Any) -> CheckpointTuple | None:
         get = super().aget_tuple

@@ -59,6 +59,7 @@ class Runs:
 
     Attributes:
         bells: ring for who follows a run here.
+        database: as given.
         ledger: what every call came to.
     """
 
@@ -76,7 +77,7 @@ class Runs:
         secrets: tuple[str, ...] = (),
     ) -> None:
         self.store = store
-        self._database = database
+        self.database = database
         self.ledger = Ledger(database)
         self.graph = build_graph().compile(checkpointer=database.saver)
         self._context = context
@@ -87,6 +88,7 @@ class Runs:
             self.graph,
             store,
             self.ledger,
+            database.saver,
             context,
             bells=self.bells,
             ready=self._ready,
@@ -237,7 +239,7 @@ class Runs:
             self.store.create(record)
         try:
             if not self.store.shared:
-                await self._database.forget(record.run_id)
+                await self.database.forget(record.run_id)
             await self.ledger.effects_of(record)
         except BaseException:  # who asked for it is told that there is none
             self.store.discard(record.run_id)
@@ -385,8 +387,8 @@ class Runs:
                     if loop.time() > until:
                         raise
                 await asyncio.sleep(0.02)
-            stack.callback(self._database.texts.release, run_id)
-            self._database.texts.release(run_id)  # while nobody held the run, others may have deleted it
+            stack.callback(self.database.texts.release, run_id)
+            self.database.texts.release(run_id)  # while nobody held the run, others may have deleted it
             yield
 
     async def values(self, run_id: str) -> dict[str, Any]:
@@ -400,4 +402,4 @@ class Runs:
             UnknownNameError: there is no such run.
         """
         family = self.store.family(run_id)
-        return [point for member in family for point in await points_of(member, self.graph, self._database.saver)]
+        return [point for member in family for point in await points_of(member, self.graph, self.database.saver)]

@@ -161,7 +161,7 @@ async def test_the_key_is_in_no_event_log_or_record(home: Path, key: bytes) -> N
     async with Sparklio() as studio:
         async for event in studio.stream(brand=BRAND, product=PRODUCT):
             events.append(event)
-        shown = f"{events} {studio.settings!r} {studio.runs._database!r}"
+        shown = f"{events} {studio.settings!r} {studio.runs.database!r}"
     files = b"".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
     for secret in (key.hex(), base64.b64encode(key).decode()[:40], repr(key)[2:-1]):
         assert secret not in shown

@@ -740,6 +740,29 @@ async def test_an_interrupted_run_that_is_queued_again_says_what_is_done() -> No
 
 
 @pytest.mark.usefixtures("anywhere")
+async def test_nothing_is_saved_of_a_run_that_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LangGraph does not wait for what a task came to that ended in that moment: the next session would find it only
+    after it had looked what there is to be told."""
+    async with Sparklio(mode="mock") as studio:
+        texts = studio.runs.database.texts
+        under_way, begun = 0, 0
+
+        async def slowly(run_id: str, value: Any) -> Any:
+            nonlocal under_way, begun
+            if isinstance(value, list) and value[0][0] == "__error__":  # of a task that was cancelled
+                under_way, begun = under_way + 1, begun + 1
+                await asyncio.sleep(0.1)
+                under_way -= 1
+            return await fold(run_id, value)
+
+        fold = texts.fold
+        monkeypatch.setattr(texts, "fold", slowly)
+        await left_after(studio, "node_started", "copywriter")
+        assert begun
+        assert not under_way
+
+
+@pytest.mark.usefixtures("anywhere")
 async def test_a_cancelled_run_stays_so_until_a_person_goes_on_with_it() -> None:
     async with Sparklio(mode="mock") as studio:
         queued = await studio.runs.start(RunInput.parse(INPUTS), run_id="page", status="queued")

@@ -233,7 +233,7 @@ def calls_of(kind: type) -> list[Any]:
 async def test_foreign_types_are_not_revived(ollama: OllamaStandIn) -> None:
     async with Sparklio() as studio:
         await whole_run(studio)
-        serde = studio.runs._database.saver.serde
+        serde = studio.runs.database.saver.serde
         with pytest.raises(TypeError):
             serde.dumps_typed(Foreign("x"))
         with pytest.raises(StorageError, match="pickle"):
@@ -267,7 +267,7 @@ async def test_a_type_planted_in_the_database_is_not_revived(ollama: OllamaStand
     ollama.fail(Fault.STATUS_400, task="MarketingBrief")
     async with Sparklio() as studio:
         await failure(studio, RejectedError)
-        vault = studio.runs._database.vault
+        vault = studio.runs.database.vault
         database = sqlite3.connect(studio.settings.home / "checkpoints.sqlite")
         for row, blob in database.execute("select rowid, checkpoint from checkpoints").fetchall():
             checkpoint = ormsgpack.unpackb(vault.decrypt("zlib", blob))
@@ -292,7 +292,7 @@ async def test_the_state_is_plain_json_and_small(ollama: OllamaStandIn) -> None:
         await failure(studio, RejectedError)
         await studio.resume("page")
         await studio.rerun("page", start_at="copywriter")
-        checkpointer = studio.runs._database.saver
+        checkpointer = studio.runs.database.saver
         for run_id in ("page", "page.2"):
             stored = [item async for item in checkpointer.alist({"configurable": {"thread_id": run_id}})]
             assert len(stored) >= 4
@@ -385,7 +385,7 @@ def test_several_loops_one_after_another(ollama: OllamaStandIn, comfyui: ComfyUI
     fourth = sparklio.run(brand=BRAND, product=PRODUCT, run_id="more")
     assert third.id != fourth.id
     assert len(comfyui.executed) == 3
-    assert comfyui.open_connections == ollama.open_connections == 0
+    asyncio.run(comfyui.until(lambda: comfyui.open_connections == ollama.open_connections == 0))
 
 
 # families

@@ -139,7 +139,7 @@ async def test_a_rerun_of_a_rerun_is_judged_by_itself(tmp_path: Path) -> None:
         assert [name for name, node in again.result["meta"]["nodes"].items() if not node["cached"]] == ["reviewer"]
         assert (await studio.preview_rerun("page.2")).nodes == ()
         shutil.rmtree(studio.runs.store.folder("page"))
-        await studio.runs._database.forget("page")
+        await studio.runs.database.forget("page")
         assert (await studio.preview_rerun("page.2")).nodes == (), "it has its parent's calls for its own"
     assert names(await preview(tmp_path, run_id="page.2", config=DEFAULT_CONFIG)) == ("reviewer",)
 
@@ -162,7 +162,7 @@ async def test_what_it_costs(tmp_path: Path, live: None, ollama: OllamaStandIn) 
 async def test_a_run_without_a_ledger_runs_whole(tmp_path: Path) -> None:
     await made(tmp_path)
     async with Sparklio(home=tmp_path / "home") as studio:
-        await studio.runs._database.write(("DELETE FROM effects", ()))
+        await studio.runs.database.write(("DELETE FROM effects", ()))
         found = await studio.preview_rerun("page")
     assert set(names(found)) == NODES
     assert found.nodes[0].why == "nothing is recorded of its calls"
