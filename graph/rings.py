@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 _TIMEOUT_S = 2.0
 _SILENCE_S = 5.0
 _AGAIN_S = 1.0
+_CANCELLED_S = 0.5
 
 
 @asynccontextmanager
@@ -49,8 +50,9 @@ async def listening(broker_url: str, bells: Bells) -> AsyncGenerator[None, None]
     try:
         yield
     finally:
-        hearing.cancel()
-        await asyncio.wait({hearing})
+        while not hearing.done():  # redis-py uses asyncio.wait_for, which loses a cancellation before Python 3.12
+            hearing.cancel()
+            await asyncio.wait({hearing}, timeout=_CANCELLED_S)
         await client.aclose()
 
 

@@ -29,9 +29,9 @@ from graph.store import EventLog, RunRecord
 from providers.errors import ConfigError, StorageError
 from tests.postgres_server import postgres_server
 from tests.redis_server import RedisServer, free_port
+from tests.waiting import NEVER_S, until, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
-SOON_S = 60.0
 
 WRITER = """
 import sys, time
@@ -134,19 +134,6 @@ def archived(url: str) -> int:
     """How many events are in the table for good, by their numbers."""
     with psycopg.connect(url) as connection:
         return int(connection.execute("SELECT coalesce(sum(last_seq - first_seq + 1), 0) FROM events").fetchall()[0][0])
-
-
-def soon(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
-
-
-async def soon_there(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(SOON_S):
-        while not condition():  # noqa: ASYNC110  # of what tells nobody
-            await asyncio.sleep(0.005)
 
 
 # what is told is there
@@ -262,7 +249,7 @@ async def test_a_run_of_another_process_is_followed_while_it_runs(
     store, bells = open_store(broker), Bells()
     book(store)
     process = start(broker, 100, pause_s=0.01, end="finish")
-    async with asyncio.timeout(SOON_S):
+    async with asyncio.timeout(NEVER_S):
         seen = [event async for event in follow(store, "page", 0, bells)]
         late = [event async for event in follow(store, "page", 50, bells)]
     assert numbers(seen) == list(range(1, 103))
@@ -276,13 +263,13 @@ async def test_a_follower_that_hears_the_bells_is_told_at_once(
     """It looks by itself only so seldom that this would not end."""
     store, bells = open_store(redis.url), Bells()
     book(store)
-    monkeypatch.setattr("graph.following._SELDOM_S", 10 * SOON_S)
-    async with listening(redis.url, bells), asyncio.timeout(SOON_S):
-        await soon_there(lambda: bells.hears_others)
+    monkeypatch.setattr("graph.following._SELDOM_S", 10 * NEVER_S)
+    async with listening(redis.url, bells), asyncio.timeout(NEVER_S):
+        await until(lambda: bells.hears_others)
         process = start(redis.url, 20, pause_s=0.05, end="finish")
         seen = [event async for event in follow(store, "page", 0, bells)]
     assert numbers(seen) == list(range(1, 23))
-    assert process.wait(SOON_S) == 0
+    assert process.wait(NEVER_S) == 0
 
 
 @pytest.mark.parametrize("forget", [True, False])
@@ -295,10 +282,10 @@ def test_after_a_kill_no_number_is_given_twice(
     assert process.stdout is not None
     seen = [int(process.stdout.readline()) for _ in range(21)]
     process.send_signal(signal.SIGKILL)
-    process.wait(SOON_S)
+    process.wait(NEVER_S)
     assert numbers(read(store)) == seen, "what was told is in Redis"
     redis.restart(forget=forget)
-    soon(lambda: store.load("page").status == "interrupted")
+    wait_until(lambda: store.load("page").status == "interrupted")
     with store.lock("page"), opened(store) as log:
         events = told(log, "again", kind="run_started")
         assert events[0]["seq"] > seen[-1] + 1000, "Redis began anew, and may have lost the latest ones"
@@ -316,8 +303,8 @@ def test_after_a_kill_numbers_go_on_without_a_gap_where_nothing_was_lost(
     assert process.stdout is not None
     seen = [int(process.stdout.readline()) for _ in range(21)]
     process.kill()
-    process.wait(SOON_S)
-    soon(lambda: store.load("page").status == "interrupted")
+    process.wait(NEVER_S)
+    wait_until(lambda: store.load("page").status == "interrupted")
     with store.lock("page"), opened(store) as log:
         assert numbers(told(log, "again", kind="run_started")) == [seen[-1] + 1]
     assert numbers(read(store)) == [*seen, seen[-1] + 1]
@@ -330,8 +317,8 @@ def test_a_session_without_redis_knows_of_one_that_had_it(open_store: Open, star
     assert process.stdout is not None
     seen = [int(process.stdout.readline()) for _ in range(21)]
     process.kill()
-    process.wait(SOON_S)
-    soon(lambda: plain.load("page").status == "interrupted")
+    process.wait(NEVER_S)
+    wait_until(lambda: plain.load("page").status == "interrupted")
     with plain.lock("page"), opened(plain) as log:
         assert log.last > seen[-1] + 1000
         told(log, "a")
@@ -372,7 +359,7 @@ async def test_redis_may_forget_everything_while_it_is_followed(
         async for event in follow(there, "page", 0, bells):
             seen.append(event)
 
-    async with listening(redis.url, bells), asyncio.timeout(SOON_S):
+    async with listening(redis.url, bells), asyncio.timeout(NEVER_S):
         task = asyncio.create_task(following())
         with here.lock("page"):
             record.status = "running"
@@ -415,8 +402,8 @@ def test_a_session_that_redis_never_heard_of_may_have_told_more(open_store: Open
     assert process.stdout is not None
     seen = [int(process.stdout.readline()) for _ in range(6)]
     process.kill()
-    process.wait(SOON_S)
-    soon(lambda: store.load("page").status == "interrupted")
+    process.wait(NEVER_S)
+    wait_until(lambda: store.load("page").status == "interrupted")
     with store.lock("page"), opened(store) as log:
         assert log.last > seen[-1] + 1000
 
@@ -510,7 +497,7 @@ async def test_whoever_listens_hears_again_once_redis_is_back(
     bells = Bells()
     async with listening(redis.url, bells):
         for _ in range(2):
-            await soon_there(lambda: bells.hears_others)
+            await until(lambda: bells.hears_others)
             bell = bells.bell("page")
             with Redis.from_url(redis.url) as client:
                 while not bell.is_set():
@@ -518,7 +505,7 @@ async def test_whoever_listens_hears_again_once_redis_is_back(
                     await asyncio.sleep(0.005)
             bell = bells.bell("page")
             await asyncio.to_thread(redis.kill)
-            await soon_there(lambda: not bells.hears_others)
+            await until(lambda: not bells.hears_others)
             assert bell.is_set(), "whoever follows looks by himself from now on"
             await asyncio.to_thread(redis.start)
     assert not bells.hears_others
@@ -527,19 +514,38 @@ async def test_whoever_listens_hears_again_once_redis_is_back(
 
 async def test_a_redis_that_says_nothing_is_left(monkeypatch: pytest.MonkeyPatch, redis: RedisServer) -> None:
     """The machine is gone, and nobody has told the connection."""
-    monkeypatch.setattr("graph.rings._SILENCE_S", 0.2)
+    monkeypatch.setattr("graph.rings._SILENCE_S", 1.0)
     bells = Bells()
     async with listening(redis.url, bells):
-        await soon_there(lambda: bells.hears_others)
+        await until(lambda: bells.hears_others)
         assert redis._process is not None
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(2.5)
         assert bells.hears_others, "it answers when it is asked"
         redis._process.send_signal(signal.SIGSTOP)
         try:
-            await soon_there(lambda: not bells.hears_others)
+            await until(lambda: not bells.hears_others)
         finally:
             redis._process.send_signal(signal.SIGCONT)
-        await soon_there(lambda: bells.hears_others)
+        await until(lambda: bells.hears_others)
+
+
+async def test_a_cancellation_that_is_lost_is_said_again(monkeypatch: pytest.MonkeyPatch, redis: RedisServer) -> None:
+    waiting, lost = asyncio.Event(), 0
+
+    async def get_message(*_: Any, **__: Any) -> None:
+        nonlocal lost
+        waiting.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            lost += 1
+            if lost > 1:
+                raise
+
+    monkeypatch.setattr("graph.rings.PubSub.get_message", get_message)
+    async with asyncio.timeout(NEVER_S), listening(redis.url, Bells()):
+        await waiting.wait()
+    assert lost == 2
 
 
 async def test_no_broker_is_told_without_its_password(caplog: pytest.LogCaptureFixture) -> None:
@@ -549,7 +555,7 @@ async def test_no_broker_is_told_without_its_password(caplog: pytest.LogCaptureF
     assert "hunter2" not in str(caught.value)
     bells = Bells()
     async with listening(f"redis://:hunter2@127.0.0.1:{free_port()}/0", bells):
-        await soon_there(lambda: "Redis does not answer" in caplog.text)
+        await until(lambda: "Redis does not answer" in caplog.text)
     assert "hunter2" not in caplog.text
 
 
@@ -562,7 +568,7 @@ def test_a_stream_may_be_asked_by_many_threads_while_redis_comes_and_goes(redis:
         thread.start()
     redis.restart()
     for thread in threads:
-        thread.join(SOON_S)
-    soon(lambda: stream.add("page", 1, 1000, b"{}"))
+        thread.join(NEVER_S)
+    wait_until(lambda: stream.add("page", 1, 1000, b"{}"))
     assert stream.after("page", 999, 10) == [(1000, b"{}")]
     stream.close()
