@@ -25,9 +25,9 @@ from sparklio import Event, Run, Sparklio
 from tests.conftest import BRAND, PRODUCT
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
+from tests.waiting import NEVER_S, until
 
 __all__ = [
-    "NEVER_S",
     "NODES",
     "SCHEMAS",
     "Failure",
@@ -42,8 +42,8 @@ __all__ = [
     "whole_run",
 ]
 
-NEVER_S = 40.0
-"""Nothing of these tests takes so long unless it hangs; it is no measure of speed."""
+_LEFT_S = 20.0
+"""Long for a busy machine, and shorter than the pauses and timeouts by which what was left would end of itself."""
 
 SCHEMAS = {
     "brand": "BrandSummary",
@@ -102,9 +102,7 @@ async def failure(studio: Sparklio, kind: type[SparklioError], *, run_id: str = 
     assert is_free(studio, run_id)
     log = (store.folder(run_id) / "run.log").read_text(encoding="utf-8")
     shown = json.dumps([error.to_dict(), events], ensure_ascii=False) + log
-    async with asyncio.timeout(NEVER_S):
-        while not at_work() <= tasks:  # noqa: ASYNC110  # the last writes of checkpoints
-            await asyncio.sleep(0.002)
+    await until(lambda: at_work() <= tasks)  # the last writes of checkpoints
     return Failure(error, set(await finished_agents(store.load(run_id), studio.runs.graph)), shown)
 
 
@@ -146,10 +144,10 @@ async def nothing_left(ollama: OllamaStandIn, comfyui: ComfyUIStandIn) -> AsyncG
     """After the block there are no more tasks, threads and connections than before it."""
     tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
     yield
-    await comfyui.until(lambda: asyncio.all_tasks() <= tasks, timeout_s=2.0)
-    await comfyui.until(lambda: comfyui.open_connections == ollama.open_connections == ollama.active == 0)
+    await until(lambda: asyncio.all_tasks() <= tasks, timeout_s=_LEFT_S)
+    await until(lambda: comfyui.open_connections == ollama.open_connections == ollama.active == 0, timeout_s=_LEFT_S)
     await asyncio.get_running_loop().shutdown_default_executor()  # its idle threads are the loop's own
-    await comfyui.until(lambda: set(threading.enumerate()) <= threads, timeout_s=2.0)
+    await until(lambda: set(threading.enumerate()) <= threads, timeout_s=_LEFT_S)
 
 
 def at_work() -> set[asyncio.Task[Any]]:

@@ -79,12 +79,6 @@ def be_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_PREPARED_WITHIN_S", 60)
 
 
-async def until(true: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not true():  # noqa: ASYNC110  # the server's own state, which rings no bell
-            await asyncio.sleep(0.01)
-
-
 def photo(**saving: Any) -> bytes:
     file = io.BytesIO()
     Picture.new("RGB", (96, 64), "teal").save(file, "PNG", **saving)

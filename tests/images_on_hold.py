@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from routing.budget import Budget
@@ -11,7 +10,7 @@ from routing.contracts import Image, ImageAnswer, ImageAnswerMeta, ImageRequest,
 from routing.fingerprints import Fingerprint
 from sparklio.server.job_files import Job
 from sparklio.server.jobs import ImageJobs
-from tests.test_http_llm import SOON_S
+from tests.waiting import NEVER_S
 
 
 class ImagesOnHold:
@@ -72,13 +71,7 @@ def wish(key: str | None = None, prompt: str = "a bottle", **options: Any) -> Im
 
 async def ended(jobs: ImageJobs, job_id: str) -> Job:
     seen = None
-    async with asyncio.timeout(SOON_S):
-        while not (job := await jobs.wait(job_id, seen, SOON_S)).ended:
+    async with asyncio.timeout(NEVER_S):
+        while not (job := await jobs.wait(job_id, seen, NEVER_S)).ended:
             seen = job.version
     return job
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(SOON_S):
-        while not condition():  # noqa: ASYNC110  # nothing tells
-            await asyncio.sleep(0.005)

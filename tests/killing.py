@@ -12,7 +12,6 @@ import multiprocessing
 import os
 import re
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -33,11 +32,12 @@ from providers.media.comfyui.watch import Patience
 from routing.contracts import ImageRequest, LLMRequest
 from sparklio import Sparklio
 from tests.conftest import BRAND, OURS, PRODUCT, THEIRS
-from tests.faults import NEVER_S, SCHEMAS
+from tests.faults import SCHEMAS
 from tests.kept import Kept
 from tests.standins.chat import Body
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn, default_answer, payload_of
+from tests.waiting import NEVER_S, wait_until
 
 __all__ = [
     "FAILED",
@@ -61,7 +61,7 @@ ROOT = Path(__file__).parent.parent
 RUN, RERUN = "page", "page.2"
 RERUN_FROM = "strategist"
 SEED = 1_021
-TRIALS = int(os.environ.get("KILL_TRIALS", "8"))
+TRIALS = int(os.environ.get("KILL_TRIALS", "5"))
 THOROUGH = TRIALS >= 200
 """Enough trials for each window to be hit, and time for each single write to fail in each way."""
 FAILED, KILLED = 3, -9
@@ -152,7 +152,7 @@ class Servers:
         """Wait until what a dead process had sent has been read."""
         for server in (self.ollama, self.comfyui):
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0.01), server.loop).result(5)
-        _until(lambda: not (self.ollama.active or self.ollama.open_connections or self.comfyui.open_connections))
+        wait_until(lambda: not (self.ollama.active or self.ollama.open_connections or self.comfyui.open_connections))
 
     def calls(self) -> list[Call]:
         return [(self.ollama.task_of(body), _canonical(payload_of(body))) for body in self.ollama.chats]
@@ -337,7 +337,7 @@ class Trial:
     def killed(self, moment: Callable[[], object], delay_s: float) -> bool:
         """Run until ``moment`` has come and ``delay_s`` have passed, then die; False: it was at its end before."""
         with self.process() as process:
-            _until(lambda: moment() or not process.is_alive(), step_s=0.0002)
+            wait_until(lambda: moment() or not process.is_alive(), every_s=0.0002)
             process.join(delay_s)
         return process.exitcode == KILLED
 
@@ -390,10 +390,3 @@ _AGENTS = {schema: agent for agent, schema in SCHEMAS.items()}
 
 def _agent(schema: str) -> str:
     return _AGENTS[schema]
-
-
-def _until(condition: Callable[[], object], *, step_s: float = 0.002) -> None:
-    limit = time.monotonic() + NEVER_S
-    while not condition():
-        assert time.monotonic() < limit, "it hangs"
-        time.sleep(step_s)

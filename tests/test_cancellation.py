@@ -20,6 +20,7 @@ from tests.conftest import BRAND, PRODUCT
 from tests.faults import NODES, SCHEMAS, at_work, finished_agents, going_on, is_free, nothing_left, whole_run
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import Fault, OllamaStandIn
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("live")
 
@@ -104,9 +105,9 @@ async def test_cancelling_leaves_nothing_but_a_run_to_resume(
             quiet = at_work()
             reached = STAGES[stage](ollama, comfyui)
             run = asyncio.create_task(whole_run(studio))
-            await comfyui.until(reached, timeout_s=20)
+            await until(reached)
             await cancelled(run)
-            await comfyui.until(lambda: at_work() == quiet and not ollama.active, timeout_s=AT_ONCE_S)
+            await until(lambda: at_work() == quiet and not ollama.active, timeout_s=AT_ONCE_S)
             assert not comfyui._sockets
             assert studio.runs.store.read("page").status == "interrupted"
             assert is_free(studio, "page")
@@ -124,17 +125,16 @@ async def test_a_resumed_run_is_cancelled_as_well(ollama: OllamaStandIn, comfyui
         async with Sparklio() as studio:
             reached = STAGES[stage](ollama, comfyui)
             run = asyncio.create_task(whole_run(studio))
-            await comfyui.until(reached, timeout_s=20)
+            await until(reached)
             await cancelled(run)
             sockets = len([path for _, path in comfyui.requests if path == "/ws"])
             before = ollama.by_task[SCHEMAS["strategist"]]
             run = asyncio.create_task(studio.resume("page"))
-            await comfyui.until(
+            await until(
                 lambda: (
                     len([path for _, path in comfyui.requests if path == "/ws"]) > sockets
                     or ollama.by_task[SCHEMAS["strategist"]] > before
                 ),
-                timeout_s=20,
             )
             await cancelled(run)
             assert studio.runs.store.read("page").status == "interrupted"
@@ -159,7 +159,7 @@ async def test_leaving_the_stream_stops_the_run(
                 if (event["type"], event["node"]) == (kind, node):
                     break
             await asyncio.wait_for(events.aclose(), AT_ONCE_S)
-            await comfyui.until(lambda: at_work() == quiet, timeout_s=AT_ONCE_S)
+            await until(lambda: at_work() == quiet, timeout_s=AT_ONCE_S)
             assert studio.runs.store.load("page").status == "interrupted"
             assert is_free(studio, "page")
             done = set(await finished_agents(studio.runs.store.load("page"), studio.runs.graph))
@@ -177,7 +177,7 @@ async def test_leaving_the_studio_with_a_run_under_way(ollama: OllamaStandIn, co
 
     async with nothing_left(ollama, comfyui):
         task = asyncio.create_task(all_of_it())
-        await comfyui.until(reached, timeout_s=20)
+        await until(reached)
         await cancelled(task)
         heal(ollama, comfyui)
         async with Sparklio() as studio:
@@ -189,7 +189,7 @@ async def test_a_cancelled_run_leaves_those_beside_it_alone(ollama: OllamaStandI
     ollama.token_delay_s = 0.02
     async with nothing_left(ollama, comfyui), Sparklio() as studio:
         runs = [asyncio.create_task(whole_run(studio, run_id=f"page-{n}")) for n in range(4)]
-        await comfyui.until(lambda: ollama.by_task[SCHEMAS["brief"]] == 4, timeout_s=20)
+        await until(lambda: ollama.by_task[SCHEMAS["brief"]] == 4)
         await cancelled(runs[1])
         others = await asyncio.gather(*runs[:1], *runs[2:])
         assert [run.id for run in others] == ["page-0", "page-2", "page-3"]
@@ -223,7 +223,7 @@ async def test_a_storm_of_cancellations_leaves_nothing_behind(ollama: OllamaStan
                 assert run.cancelled() or run.exception() is None
 
         await asyncio.gather(*(one(number) for number in range(RUNS_OF_THE_STORM)))
-        await comfyui.until(lambda: at_work() == quiet, timeout_s=AT_ONCE_S)
+        await until(lambda: at_work() == quiet, timeout_s=AT_ONCE_S)
         store = studio.runs.store
         records = {record.run_id: record.status for record in store.all()}
         assert set(records.values()) <= {"finished", "interrupted"}
@@ -244,7 +244,7 @@ async def test_a_run_that_is_being_stopped_is_busy_and_then_free(
     reached = image(ollama, comfyui)
     async with Sparklio() as one, Sparklio() as two:
         run = asyncio.create_task(whole_run(one))
-        await comfyui.until(reached, timeout_s=20)
+        await until(reached)
         with pytest.raises(RunBusyError) as caught:
             await two.resume("page")
         assert caught.value.hint
@@ -260,7 +260,7 @@ async def test_cancelling_twice_is_no_worse(turns: int, ollama: OllamaStandIn, c
     async with nothing_left(ollama, comfyui), Sparklio() as studio:
         reached = image_and_review(ollama, comfyui)
         run = asyncio.create_task(whole_run(studio))
-        await comfyui.until(reached, timeout_s=20)
+        await until(reached)
         for _ in range(3):
             run.cancel()
             for _ in range(turns):

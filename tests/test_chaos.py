@@ -41,11 +41,12 @@ from tests.standins.ollama import OllamaStandIn
 from tests.standins.openai import OpenAIStandIn
 from tests.standins.openai_images import error as openai_error
 from tests.standins.rented import IMAGES, Refusal
+from tests.waiting import until
 
 pytestmark = [pytest.mark.usefixtures("live"), pytest.mark.no_cover]
 
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
-RUNS = int(os.environ.get("CHAOS_RUNS", "60"))
+RUNS = int(os.environ.get("CHAOS_RUNS", "40"))
 ENOUGH_RUNS = 120
 """From so many on each fault is to come up. On a slow machine more runs end before they have asked for an image, and
 fewer calls meet fewer faults: then there are more runs, up to twice as many in all."""
@@ -224,7 +225,7 @@ async def test_every_run_ends_whole_or_as_one_error_to_resume(world: World, plac
             for run_id in random.Random(SEED).sample(sorted(failed), min(RESUMED, len(failed))):
                 check(studio.runs.store, run_id, await bounded(studio.resume(run_id)))
             assert all(is_free(studio, run_id) for run_id in ends)
-        await world.comfyui.until(lambda: world.open_connections == 0)
+        await until(lambda: world.open_connections == 0)
     assert (home / "checkpoints.sqlite").exists() is (place == "files")
     check_files(home)
 

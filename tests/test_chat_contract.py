@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,7 @@ from tests.standins.google import GoogleStandIn
 from tests.standins.ollama import OllamaStandIn
 from tests.standins.openai import OpenAIStandIn
 from tests.standins.server import free_port
+from tests.waiting import until
 
 HOME_KEY = "home-key-0123456789abcdef"
 
@@ -157,14 +158,7 @@ async def place(server: tuple[Vendor, ChatStandIn], tmp_path: Path) -> AsyncGene
     place = Place(vendor, stand_in, build(vendor, stand_in.url, tmp_path, **{f"{vendor.prefix}_API_KEY": key}))
     yield place
     await place.provider.aclose()
-    assert await eventually(lambda: stand_in.open_connections == stand_in.active == 0)
-
-
-async def eventually(condition: Callable[[], object]) -> bool:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # the condition belongs to another thread
-            await asyncio.sleep(0.005)
-    return True
+    await until(lambda: stand_in.open_connections == stand_in.active == 0)
 
 
 def each_vendor_s(faults: Iterable[str]) -> pytest.MarkDecorator:
@@ -300,11 +294,11 @@ class TestLeaving:
     async def test_a_cancelled_answer_closes_its_connection(self, place: Place) -> None:
         place.server.fail("stall")
         asking = asyncio.create_task(place.ask())
-        assert await eventually(lambda: place.server.chats)
+        await until(lambda: place.server.chats)
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert await eventually(lambda: place.server.active == 0)
+        await until(lambda: place.server.active == 0)
         _, response = await place.ask()
         assert response.output.content
 
@@ -313,7 +307,7 @@ class TestLeaving:
         async with aclosing(place.stream()) as chunks:
             async for _ in chunks:
                 break
-        assert await eventually(lambda: place.server.active == 0)
+        await until(lambda: place.server.active == 0)
 
     async def test_a_storm_of_cancellations_leaves_nothing_open(self, place: Place) -> None:
         await place.ask()  # the imports are no part of the storm
@@ -324,7 +318,7 @@ class TestLeaving:
             task.cancel()
         ended = await asyncio.gather(*asking, return_exceptions=True)
         assert [end for end in ended if not isinstance(end, asyncio.CancelledError)] == []
-        assert await eventually(lambda: place.server.active == 0)
+        await until(lambda: place.server.active == 0)
         place.server.token_delay_s = 0.0
         _, response = await place.ask()
         assert response.output.content

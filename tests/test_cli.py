@@ -25,6 +25,7 @@ from tests.conftest import BRAND, PRODUCT
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
 from tests.standins.server import free_port
+from tests.waiting import NEVER_S
 
 ROOT = Path(__file__).resolve().parent.parent
 NODES = ("brand", "brief", "strategist", "copywriter", "vision", "reviewer")
@@ -379,7 +380,7 @@ def test_interrupted_run_says_how_to_resume(
         if "reviewer" in line and "finished" in line:
             break
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=NEVER_S)
     assert process.returncode == 130
     assert "sparklio resume page" in err
     assert sparklio.json("runs", **urls)["runs"][0]["status"] == "interrupted"

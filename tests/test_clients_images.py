@@ -26,11 +26,11 @@ from tests.gateway_clients import (
     photo,
     raising,
     scripting,
-    until,
     untimed,
     wished,
 )
 from tests.serving import serving
+from tests.waiting import until
 
 
 @pytest.fixture

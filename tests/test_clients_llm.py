@@ -47,11 +47,11 @@ from tests.gateway_clients import (
     llm_client,
     media_client,
     raising,
-    until,
     untimed,
     wished,
 )
 from tests.serving import free_port, serving
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)

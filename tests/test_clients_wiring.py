@@ -19,8 +19,9 @@ from routing.settings import load_settings
 from routing.via import names_to_send, passing
 from sparklio.server.app import create_app
 from sparklio.server.routes import health
-from tests.gateway_clients import KEY, asked, be_quick, llm_client, media_client, until, wished
+from tests.gateway_clients import KEY, asked, be_quick, llm_client, media_client, wished
 from tests.serving import client_of, free_port, serving, serving_app
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)

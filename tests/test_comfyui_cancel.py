@@ -25,6 +25,7 @@ from providers.media.comfyui.client import ComfyUIClient
 from providers.media.comfyui.watch import Patience
 from tests.standins.comfyui import ComfyUIStandIn, Fault
 from tests.standins.server import free_port
+from tests.waiting import until
 
 KEY = "run:ours"
 HERO = {"workflow": "hero_v1", "steps": 3, "idempotency_key": KEY}
@@ -56,7 +57,7 @@ def make(url: str) -> ComfyUIProvider:
 async def order(provider: ComfyUIProvider, comfyui: ComfyUIStandIn, *, jobs: int = 1) -> None:
     """Order our image and stop waiting for it; it is the last of so many ``jobs`` that the server was given."""
     waiting = asyncio.create_task(provider.generate("a jar", "hero", HERO))
-    await comfyui.until(lambda: len(comfyui.accepted) == jobs and (comfyui.running or comfyui.pending))
+    await until(lambda: len(comfyui.accepted) == jobs and (comfyui.running or comfyui.pending))
     waiting.cancel()
     with suppress(asyncio.CancelledError):
         await waiting
@@ -74,26 +75,26 @@ async def test_a_job_that_waits_is_taken_out_of_the_queue(
     comfyui.old_interrupt = old
     comfyui.hold()
     other = comfyui.submit(OTHER_GRAPH)
-    await comfyui.until(lambda: comfyui.running == other)
+    await until(lambda: comfyui.running == other)
     await order(provider, comfyui, jobs=2)
     ours = comfyui.accepted[-1]
     await provider.cancel(KEY)
     assert (comfyui.pending, comfyui.deleted, comfyui.interrupts) == ([], [ours], [])
     comfyui.release()
-    await comfyui.until(lambda: comfyui.executed == [other])
+    await until(lambda: comfyui.executed == [other])
 
 
 async def test_a_job_that_runs_is_interrupted(comfyui: ComfyUIStandIn, provider: ComfyUIProvider) -> None:
     comfyui.hold()
     await order(provider, comfyui)
     ours = comfyui.accepted[0]
-    await comfyui.until(lambda: comfyui.running == ours)
+    await until(lambda: comfyui.running == ours)
     other = comfyui.submit(OTHER_GRAPH)
     await provider.cancel(KEY)
-    await comfyui.until(lambda: ours in comfyui.finished)
+    await until(lambda: ours in comfyui.finished)
     assert comfyui.finished[ours]["status"]["messages"][-1][0] == "execution_interrupted"
     comfyui.release()
-    await comfyui.until(lambda: comfyui.executed == [other])
+    await until(lambda: comfyui.executed == [other])
     assert (comfyui.interrupts, comfyui.interrupted) == ([{"prompt_id": ours}], [ours])
 
 
@@ -109,15 +110,15 @@ async def test_a_job_that_begins_to_run_meanwhile_is_interrupted(
 
     async def late(client: ComfyUIClient, prompt_id: str) -> None:
         comfyui.release()
-        await comfyui.until(lambda: len(comfyui.executed) == 1)
+        await until(lambda: len(comfyui.executed) == 1)
         comfyui.hold()
-        await comfyui.until(lambda: comfyui.running == ours)
+        await until(lambda: comfyui.running == ours)
         await delete(client, prompt_id)
 
     monkeypatch.setattr(ComfyUIClient, "delete_from_queue", late)
     comfyui.seconds_per_image = 0.3  # so that ours does not slip through between release and hold
     await provider.cancel(KEY)
-    await comfyui.until(lambda: ours in comfyui.finished)
+    await until(lambda: ours in comfyui.finished)
     assert comfyui.interrupted == [ours]
 
 
@@ -126,14 +127,14 @@ async def test_the_second_try_of_a_job_that_got_lost_is_stopped(
 ) -> None:
     comfyui.inject(Fault.VANISH)
     waiting = asyncio.create_task(provider.generate("a jar", "hero", HERO))
-    await comfyui.until(lambda: len(comfyui.accepted) == 1)
+    await until(lambda: len(comfyui.accepted) == 1)
     comfyui.hold()
-    await comfyui.until(lambda: len(comfyui.accepted) == 2 and comfyui.running == comfyui.accepted[1])
+    await until(lambda: len(comfyui.accepted) == 2 and comfyui.running == comfyui.accepted[1])
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     await provider.cancel(KEY)
-    await comfyui.until(lambda: comfyui.accepted[1] in comfyui.finished)
+    await until(lambda: comfyui.accepted[1] in comfyui.finished)
     assert comfyui.interrupted == [comfyui.accepted[1]]
 
 
@@ -150,11 +151,11 @@ async def test_an_unknown_job_is_nobody_s(comfyui: ComfyUIStandIn, provider: Com
     comfyui.old_interrupt = old
     comfyui.hold()
     other = comfyui.submit(OTHER_GRAPH)
-    await comfyui.until(lambda: comfyui.running == other)
+    await until(lambda: comfyui.running == other)
     await provider.cancel(KEY)
     assert (comfyui.deleted, comfyui.interrupts, comfyui.running) == ([], [], other)
     comfyui.release()
-    await comfyui.until(lambda: comfyui.executed == [other])
+    await until(lambda: comfyui.executed == [other])
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["running", "pending"])
@@ -178,7 +179,7 @@ async def test_who_still_waits_for_a_running_job_hears_of_it(
 ) -> None:
     comfyui.hold()
     waiting = asyncio.create_task(image(provider))
-    await comfyui.until(lambda: comfyui.running)
+    await until(lambda: comfyui.running)
     await provider.cancel(KEY)
     with pytest.raises(JobError) as caught:
         await waiting
@@ -200,7 +201,7 @@ async def test_a_server_that_fails_is_a_typed_error(
     status, kind = FAILURES[what]
     comfyui.hold()
     await order(provider, comfyui)
-    await comfyui.until(lambda: comfyui.running)
+    await until(lambda: comfyui.running)
     comfyui.answer_next(path, status)
     with pytest.raises(ProviderError) as caught:
         await provider.cancel(KEY)

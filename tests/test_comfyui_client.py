@@ -36,6 +36,7 @@ from providers.media.comfyui.shapes import HistoryEntry, OutputFile, QueueState
 from providers.media.comfyui.watch import Patience, Step
 from tests.standins.comfyui import ComfyUIStandIn, Fault
 from tests.standins.server import free_port
+from tests.waiting import until
 
 DATA = Path(__file__).parent / "data" / "comfyui"
 QUICK = Patience(run_s=20, poll_s=0.03, idle_queue_s=0.15, still_queue_s=20, outage_s=10)
@@ -307,7 +308,7 @@ async def test_a_job_from_submission_to_its_image(comfyui: ComfyUIStandIn, clien
     assert not await client.knows(prompt_id)
     comfyui.hold()
     await client.queue_prompt(sampler_graph(), prompt_id=prompt_id, client_id="me")
-    await comfyui.until(lambda: comfyui.running)
+    await until(lambda: comfyui.running)
     assert await client.get_queue() == QueueState(running=(prompt_id,))
     assert await client.knows(prompt_id)
     assert await client.history(prompt_id) is None
@@ -333,7 +334,7 @@ async def test_steps_come_before_the_history_entry(comfyui: ComfyUIStandIn, clie
 async def test_pending_jobs_in_the_order_in_which_they_will_run(comfyui: ComfyUIStandIn, client: ComfyUIClient) -> None:
     comfyui.hold()
     ids = [comfyui.submit(sampler_graph(seed=seed)) for seed in range(3)]
-    await comfyui.until(lambda: comfyui.running)
+    await until(lambda: comfyui.running)
     assert await client.get_queue() == QueueState(running=(ids[0],), pending=(ids[1], ids[2]))
     await client.delete_from_queue(ids[1])
     assert comfyui.pending == [ids[2]]
@@ -400,7 +401,7 @@ async def test_node_errors_in_a_200_are_an_error_and_the_job_is_withdrawn(
     graph["10"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "x", "images": ["99", 0]}}
     with pytest.raises(RejectedError, match="Exception when validating node"):
         await client.queue_prompt(graph, prompt_id=prompt_id, client_id="me")
-    await comfyui.until(lambda: comfyui.running is None)
+    await until(lambda: comfyui.running is None)
     assert comfyui.executed == []
     assert comfyui.deleted == [prompt_id]
 
@@ -417,12 +418,12 @@ async def test_withdrawing_never_touches_somebody_elses_job(comfyui: ComfyUIStan
     comfyui.hold()
     theirs = comfyui.submit(sampler_graph(seed=1))
     mine = comfyui.submit(sampler_graph(seed=2))
-    await comfyui.until(lambda: comfyui.running == theirs)
+    await until(lambda: comfyui.running == theirs)
     await client.withdraw(mine)
     assert comfyui.pending == []
     assert comfyui.interrupts == []
     await client.withdraw(theirs)
-    await comfyui.until(lambda: comfyui.running is None)
+    await until(lambda: comfyui.running is None)
     assert comfyui.interrupts == [{"prompt_id": theirs}]
     await client.interrupt(new_id())
     comfyui.answer_next("/queue", 500)
@@ -554,7 +555,7 @@ async def test_a_dead_worker(comfyui: ComfyUIStandIn, client: ComfyUIClient) -> 
 async def test_a_queue_that_does_not_move(comfyui: ComfyUIStandIn, client: ComfyUIClient) -> None:
     comfyui.hold()
     comfyui.submit(sampler_graph(seed=8))
-    await comfyui.until(lambda: comfyui.running)
+    await until(lambda: comfyui.running)
     with pytest.raises(JobError, match="has not moved"):
         await wait(comfyui, client, patience=Patience(poll_s=0.02, still_queue_s=0.1))
     assert comfyui.interrupts == []
@@ -590,7 +591,7 @@ async def test_cancelling_a_request_at_any_moment_leaves_nothing_open(
         cancelled += task.cancelled()
     assert cancelled
     await client.aclose()
-    await comfyui.until(lambda: comfyui.open_connections == 0)
+    await until(lambda: comfyui.open_connections == 0)
     gc.collect()  # a transport that nobody closed fails the test
 
 
@@ -609,9 +610,9 @@ async def test_a_websocket_that_cannot_be_closed_in_time(
             await asyncio.Event().wait()
 
     task = asyncio.create_task(listen())
-    await comfyui.until(lambda: transports)
+    await until(lambda: transports)
     comfyui.submit(sampler_graph(steps=20))
-    await comfyui.until(lambda: comfyui.finished)
+    await until(lambda: comfyui.finished)
     await asyncio.sleep(0.05)
     for _ in range(times):
         task.cancel()
@@ -619,7 +620,7 @@ async def test_a_websocket_that_cannot_be_closed_in_time(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert transports[0].is_closing()
-    await comfyui.until(lambda: comfyui.open_connections == 0)
+    await until(lambda: comfyui.open_connections == 0)
 
 
 # the client: reading

@@ -31,6 +31,7 @@ from providers.media.comfyui import ComfyUIProvider
 from providers.media.comfyui.watch import Patience
 from tests.standins.comfyui import ComfyUIStandIn, Fault
 from tests.standins.server import free_port
+from tests.waiting import until
 
 HERO = {"workflow": "hero_v1", "steps": 3}
 
@@ -154,7 +155,7 @@ async def test_progress_then_the_response(provider: ComfyUIProvider) -> None:
 async def test_progress_of_others_is_not_ours(comfyui: ComfyUIStandIn, provider: ComfyUIProvider) -> None:
     comfyui.hold()
     first = asyncio.ensure_future(provider.generate("a jar", "hero", {**HERO, "steps": 7}))
-    await comfyui.until(lambda: comfyui.running)
+    await until(lambda: comfyui.running)
     comfyui.release()
     chunks = [chunk async for chunk in provider.stream("a jar", "hero", HERO)]
     assert {chunk.steps for chunk in chunks[:-1]} == {3}
@@ -281,7 +282,7 @@ async def test_a_running_job_is_picked_up_after_cancellation(
     comfyui.hold()
     key = {**HERO, "idempotency_key": "run-2"}
     task = asyncio.ensure_future(provider.generate("a jar", "hero", key))
-    await comfyui.until(lambda: comfyui.running)
+    await until(lambda: comfyui.running)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -293,7 +294,7 @@ async def test_a_running_job_is_picked_up_after_cancellation(
             chunks.append(chunk)  # the test looks at what has come so far
 
     again = asyncio.ensure_future(resume())
-    await comfyui.until(lambda: len([path for _, path in comfyui.requests if path == "/ws"]) == 2)
+    await until(lambda: len([path for _, path in comfyui.requests if path == "/ws"]) == 2)
     comfyui.release()
     await again
     assert chunks[-1].response is not None
@@ -318,19 +319,19 @@ async def test_cancelling_at_any_moment_leaves_nothing_open(comfyui: ComfyUIStan
         task.cancel()
         await asyncio.wait({task})
     await provider.aclose()
-    await comfyui.until(lambda: comfyui.open_connections == 0)
+    await until(lambda: comfyui.open_connections == 0)
     gc.collect()  # a transport that nobody closed fails the test
 
 
 async def test_a_pending_job_is_picked_up(comfyui: ComfyUIStandIn, provider: ComfyUIProvider) -> None:
     comfyui.hold()
     other = asyncio.ensure_future(provider.generate("x", "hero", HERO))
-    await comfyui.until(lambda: comfyui.running)
+    await until(lambda: comfyui.running)
     key = {**HERO, "idempotency_key": "run-3"}
     tasks = [asyncio.ensure_future(provider.generate("a jar", "hero", key))]
-    await comfyui.until(lambda: comfyui.pending)
+    await until(lambda: comfyui.pending)
     tasks.append(asyncio.ensure_future(provider.generate("a jar", "hero", key)))
-    await comfyui.until(lambda: len([path for _, path in comfyui.requests if path == "/ws"]) == 3)
+    await until(lambda: len([path for _, path in comfyui.requests if path == "/ws"]) == 3)
     comfyui.release()
     first, second = await asyncio.gather(*tasks)
     assert first.images == second.images

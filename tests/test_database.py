@@ -19,8 +19,9 @@ from graph import sqlite_database as module
 from graph.database import open_database
 from providers.errors import StorageError
 from sparklio import Sparklio
-from tests.faults import NEVER_S, NODES
+from tests.faults import NODES
 from tests.homes import KEY, NAME, check_finished, marks_of, restored, resumed, rows_of, tree
+from tests.waiting import NEVER_S
 
 
 @pytest.fixture

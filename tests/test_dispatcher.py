@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from sparklio.worker.queue import KEEPER, Queue
 from tests.conftest import BRAND, PRODUCT
 from tests.redis_server import RedisServer
 from tests.serving import serving
+from tests.waiting import until
 
 INPUTS = RunInput.parse({"brand": BRAND, "product": PRODUCT})
 LETTERS = "/api/v1/dead-letters"
@@ -78,12 +79,6 @@ async def a_desk(
         desk = Desk(studio, queued, stops_within_s)
         desk.view.open()
         yield desk
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not await asyncio.to_thread(condition):  # noqa: ASYNC110  # the database tells nobody
-            await asyncio.sleep(0.01)
 
 
 async def test_a_place_for_each_that_fits(tmp_path: Path, database_url: str) -> None:

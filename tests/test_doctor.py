@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +31,7 @@ from tests.redis_server import RedisServer
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama_library import OllamaLibraryStandIn
 from tests.standins.server import free_port
+from tests.waiting import NEVER_S, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 COPY_MODEL, SMALL_MODEL = "qwen2.5:14b", "qwen2.5:7b"
@@ -304,11 +304,9 @@ def test_interrupting_a_pull_is_exit_130_and_no_trace(ollama: OllamaLibraryStand
         text=True,
         env={**os.environ, "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)},
     ) as process:
-        until = time.monotonic() + 30
-        while not ollama.pulled and process.poll() is None and time.monotonic() < until:
-            time.sleep(0.01)
+        wait_until(lambda: ollama.pulled or process.poll() is not None)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=NEVER_S)
     assert (process.returncode, len(ollama.pulled)) == (130, 1)
     assert "Traceback" not in err
 

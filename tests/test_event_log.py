@@ -27,9 +27,10 @@ from graph.store import RunRecord
 from providers.errors import InputError, RejectedError, RunBusyError, RunUnfinishedError, StorageError, UnknownNameError
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
-from tests.faults import NEVER_S, NODES
+from tests.faults import NODES
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
+from tests.waiting import NEVER_S, until
 
 ROOT = Path(__file__).resolve().parent.parent
 INPUTS: Any = {"brand": BRAND, "product": PRODUCT}
@@ -132,12 +133,6 @@ async def left_after(studio: Sparklio, event_type: str, node: str | None) -> lis
             if (event["type"], event["node"]) == (event_type, node):
                 break
     return seen
-
-
-async def soon(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(NEVER_S):
-        while not condition():  # noqa: ASYNC110  # of what tells nobody
-            await asyncio.sleep(0.005)
 
 
 def check_story(events: list[Event], sessions: int) -> None:
@@ -491,7 +486,7 @@ async def test_who_waits_for_a_queued_run_asks_ever_less_often_and_reads_its_rec
         monkeypatch.setattr(Bells, "heard", heard)
         monkeypatch.setattr(FileRunStore, "load", counted)
         waiting = asyncio.create_task(followed(studio))
-        await soon(lambda: len(pauses) > 20)
+        await until(lambda: len(pauses) > 20)
         assert read == ["page"]
         assert pauses == sorted(pauses)
         assert (pauses[0], pauses[-1]) == (following._POLL_S, following._SELDOM_S)
@@ -500,7 +495,7 @@ async def test_who_waits_for_a_queued_run_asks_ever_less_often_and_reads_its_rec
         with other.lock("page"):  # as another process does that takes it
             record.status = "running"
             other.save(record)
-            await soon(lambda: pauses[-1] == following._POLL_S)
+            await until(lambda: pauses[-1] == following._POLL_S)
             record.status = "failed"
             other.save(record)
         assert await waiting == []
@@ -565,7 +560,7 @@ async def test_an_interrupted_run_ends_its_followers_and_they_go_on_with_the_nex
         assert first[-1]["type"] == "node_finished"
         assert await followed(studio) == first
         driving = asyncio.create_task(studio.resume("page"))
-        await soon(lambda: studio.runs.bells.is_driven("page"))
+        await until(lambda: studio.runs.bells.is_driven("page"))
         rest = await followed(studio, after=first[-1]["seq"])
         await driving
     check_story(first + rest, 2)

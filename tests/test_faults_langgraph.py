@@ -32,10 +32,11 @@ from providers.media.comfyui.watch import Patience
 from routing import attempts
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
-from tests.faults import NEVER_S, NODES, SCHEMAS, failure, finished_agents, going_on, one_image_route, routed, whole_run
+from tests.faults import NODES, SCHEMAS, failure, finished_agents, going_on, one_image_route, routed, whole_run
 from tests.standins import comfyui as comfy
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import Fault, OllamaStandIn
+from tests.waiting import NEVER_S, until, wait_until
 
 pytestmark = pytest.mark.usefixtures("live")
 
@@ -62,7 +63,7 @@ async def test_an_image_goes_on_beside_a_failure_and_is_found_again(
     words = [{"prompt": f"earbuds, take {n}", "negative_prompt": "text"} for n in (1, 2)]
     ollama.answers_for["ImagePrompt"].extend(words)  # a model never writes the same twice
     ollama.fail(Fault.HANG, task=SCHEMAS[agent])  # long enough for the image to begin
-    monkeypatch.setenv("OLLAMA_TIMEOUT", "0.9")
+    monkeypatch.setenv("OLLAMA_TIMEOUT", "3")
     comfyui.hold()
     async with Sparklio() as studio:
         failed = await failure(studio, AttemptTimeoutError)
@@ -71,12 +72,12 @@ async def test_an_image_goes_on_beside_a_failure_and_is_found_again(
     assert comfyui.running == job
     if finished:
         comfyui.release()
-        await comfyui.until(lambda: job in comfyui.finished)
+        await until(lambda: job in comfyui.finished)
     monkeypatch.delenv("OLLAMA_TIMEOUT")
     async with Sparklio() as studio:
         going = asyncio.create_task(going_on(studio, ollama, failed.finished))
         if not finished:
-            await comfyui.until(lambda: Counter(path for _, path in comfyui.requests)["/ws"] == 2, timeout_s=20)
+            await until(lambda: Counter(path for _, path in comfyui.requests)["/ws"] == 2)
             comfyui.release()
         run = await going
     assert len(comfyui.prompts) == 1
@@ -120,8 +121,7 @@ async def killed_run(folder: Path, *, hold: bool = False) -> AsyncGenerator[None
 async def stands(studio: Sparklio, finished: set[str]) -> None:
     """Wait until another process has written what the ``finished`` agents of "page" made."""
     async with asyncio.timeout(NEVER_S):
-        while not studio.runs.store.exists("page"):  # noqa: ASYNC110  # written by another process
-            await asyncio.sleep(0.02)
+        await until(lambda: studio.runs.store.exists("page"))
         while set(await _done(studio)) != finished:  # noqa: ASYNC110  # written by another process
             await asyncio.sleep(0.02)
 
@@ -129,9 +129,7 @@ async def stands(studio: Sparklio, finished: set[str]) -> None:
 async def interrupted(studio: Sparklio) -> None:
     """Where nobody sees that a process has died, its lease tells."""
     store = studio.runs.store
-    async with asyncio.timeout(NEVER_S if store.shared else 1.0):
-        while store.status_of("page") != "interrupted":  # noqa: ASYNC110  # the database's clock tells
-            await asyncio.sleep(0.02)
+    await until(lambda: store.status_of("page") == "interrupted", timeout_s=NEVER_S if store.shared else 1.0)
 
 
 @pytest.mark.usefixtures("unmeasured")
@@ -146,8 +144,8 @@ async def test_a_killed_process_leaves_a_run_that_goes_on(
     async with Sparklio() as studio:
         async with killed_run(tmp_path):
             await stands(studio, finished)
-            await comfyui.until(lambda: len(comfyui.accepted) == jobs, timeout_s=NEVER_S)
-            await comfyui.until(lambda: schema is None or ollama.by_task[schema], timeout_s=NEVER_S)
+            await until(lambda: len(comfyui.accepted) == jobs)
+            await until(lambda: schema is None or ollama.by_task[schema])
         await interrupted(studio)
         sent = len(comfyui.prompts)
         comfyui.release()
@@ -385,7 +383,7 @@ def test_several_loops_one_after_another(ollama: OllamaStandIn, comfyui: ComfyUI
     fourth = sparklio.run(brand=BRAND, product=PRODUCT, run_id="more")
     assert third.id != fourth.id
     assert len(comfyui.executed) == 3
-    asyncio.run(comfyui.until(lambda: comfyui.open_connections == ollama.open_connections == 0))
+    wait_until(lambda: comfyui.open_connections == ollama.open_connections == 0)
 
 
 # families

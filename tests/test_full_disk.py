@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 
 from providers.errors import StorageError
-from tests.faults import NEVER_S
 from tests.full_disk import FINISHED, Pupil
 from tests.killing import ROOT, THOROUGH, check_whole, comparable
 from tests.refusing_disk import Disk, Point, points
+from tests.waiting import NEVER_S
 
 pytestmark = pytest.mark.no_cover
 

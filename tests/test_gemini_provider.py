@@ -8,7 +8,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from providers.llm.gemini import GeminiProvider
 from routing import artifacts
 from tests.standins.google import KEY, GoogleStandIn
 from tests.standins.server import free_port
+from tests.waiting import NEVER_S, until
 
 ROOT = Path(__file__).parents[1]
 MODEL = "test-large"
@@ -56,7 +57,7 @@ async def provider(google: GoogleStandIn) -> AsyncIterator[GeminiProvider]:
 
 
 def make_provider(
-    url: str, *, key: str | None = KEY, timeout: float = 10, model: dict[str, Any] | None = None
+    url: str, *, key: str | None = KEY, timeout: float = 2 * NEVER_S, model: dict[str, Any] | None = None
 ) -> GeminiProvider:
     values = {"GOOGLE_API_KEY": key, "GOOGLE_BASE_URL": url, "GOOGLE_TIMEOUT": str(timeout)}
     return GeminiProvider(ProviderConfig("gemini", values, {MODEL: model} if model is not None else {}))
@@ -66,12 +67,6 @@ async def ask(
     provider: GeminiProvider, mode: str = "chat", prompt: str = "안녕?", **options: Any
 ) -> LLMProviderResponse:
     return await provider.generate(prompt, "editor", "rewrite", mode, {"model": MODEL, **options})
-
-
-async def until(condition: Callable[[], bool], seconds: float = 2) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # the stand-in's thread cannot set this loop's events
-            await asyncio.sleep(0.005)
 
 
 # -- an answer ---------------------------------------------------------------------------------------------------------
@@ -464,8 +459,8 @@ def test_it_costs_nothing_until_it_is_used() -> None:
 
 
 async def test_an_abandoned_stream_closes_its_response(provider: GeminiProvider, google: GoogleStandIn) -> None:
-    google.token_delay_s = 0.01
-    google.answers.append("가나다라마바사" * 200)
+    google.token_delay_s = 0.05
+    google.answers.append("가나다라마바사" * 1000)  # it would take longer than is waited for
     async with aclosing(provider.stream("안녕?", "editor", "rewrite", "chat", {"model": MODEL})) as chunks:
         async for _ in chunks:
             break

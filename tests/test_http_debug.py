@@ -26,6 +26,7 @@ from tests.standins.anthropic import KEY as STANDIN_KEY
 from tests.standins.anthropic import AnthropicStandIn
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import MODEL_BYTES, OllamaStandIn
+from tests.waiting import until
 
 KEY = "sk-secret-0123456789abcdef"
 LOADING = {"/api/generate", "/api/chat", "/prompt"}
@@ -214,9 +215,9 @@ async def test_a_client_that_leaves_ends_the_call(
     ollama.fail_always("hang")
     async with serving(tmp_path, GENERATOR_MODE="live", **urls(ollama, comfyui)) as client:
         asked = asyncio.create_task(client.post("/api/v1/debug/ollama/generate", json={}))
-        await comfyui.until(lambda: ollama.chats, 30)
+        await until(lambda: ollama.chats)
         asked.cancel()
-        await comfyui.until(lambda: not ollama.active, 30)
+        await until(lambda: not ollama.active)
         told = (await client.get("/metrics")).text
     assert asked.cancelled()
     assert 'sparklio_llm_requests_total{outcome="cancelled"} 1.0' in told

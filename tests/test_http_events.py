@@ -14,6 +14,7 @@ from sparklio import Sparklio
 from tests.serving import serving
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.test_http_runs import RUNS, code, ended, finished, start
+from tests.waiting import until
 
 Told = list[dict[str, str]]
 
@@ -81,7 +82,7 @@ async def test_who_comes_again_gets_the_rest_of_the_live_stream(tmp_path: Path, 
         whole = asyncio.create_task(follow(client, run_id))
         part = await follow(client, run_id, at_most=5)
         rest = asyncio.create_task(follow(client, run_id, after=part[-1]["id"]))
-        await comfyui.until(lambda: comfyui.running)
+        await until(lambda: comfyui.running)
         comfyui.release()
         assert part + await rest == await whole
         middle = (await whole)[len(await whole) // 2]["id"]
@@ -98,12 +99,10 @@ async def test_who_leaves_changes_nothing_and_leaves_nothing(tmp_path: Path, com
     async with serving(tmp_path) as client:
         run_id = await start(client)
         await follow(client, run_id, at_most=1)
-        await comfyui.until(lambda: comfyui.running)
+        await until(lambda: comfyui.running)
         stays = asyncio.create_task(follow(client, run_id))
         await asyncio.gather(*(follow(client, run_id, at_most=2) for _ in range(20)))
-        async with asyncio.timeout(30):
-            while streams() != PARTS:  # noqa: ASYNC110  # how many are left is what is to be seen
-                await asyncio.sleep(0.01)
+        await until(lambda: streams() == PARTS)
         comfyui.release()
         assert (await ended(client, run_id))["status"] == "finished"
         assert await stays == await follow(client, run_id)
@@ -119,7 +118,7 @@ async def test_a_queued_run_is_waited_for_and_a_cancelled_one_s_stream_ends(
     async with serving(tmp_path, SPARKLIO_MAX_RUNS="1") as client:
         first, second, third = [await start(client) for _ in range(3)]
         streams = [asyncio.create_task(follow(client, run_id)) for run_id in (first, second, third)]
-        await comfyui.until(lambda: comfyui.running)
+        await until(lambda: comfyui.running)
         await client.post(f"{RUNS}/{third}/cancel")
         assert await streams[2] == []
         await client.post(f"{RUNS}/{first}/cancel")

@@ -33,6 +33,7 @@ from tests.serving import free_port
 from tests.standins.anthropic import AnthropicStandIn
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("home")
 
@@ -279,9 +280,7 @@ async def test_the_log_tells_at_the_start_that_the_gateway_cannot_work(
 ) -> None:
     respx_mock.get(f"{GATEWAY}/ready").respond(503, json={**GOOD, "ready": False, "providers": AWAY})
     async with asking({"SPARKLIO_GATEWAY_URL": GATEWAY}):
-        async with asyncio.timeout(20):
-            while "the gateway is not ready: llm: no oven" not in caplog.text:  # noqa: ASYNC110  # a log rings no bell
-                await asyncio.sleep(0.01)
+        await until(lambda: "the gateway is not ready: llm: no oven" in caplog.text)
 
 
 async def test_without_its_database_a_server_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:

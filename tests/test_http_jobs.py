@@ -15,7 +15,8 @@ from providers.media.comfyui.watch import Patience
 from routing import attempts
 from tests.serving import server_process, serving
 from tests.standins.comfyui import ComfyUIStandIn
-from tests.test_http_llm import SOON_S, _ours
+from tests.test_http_llm import _ours
+from tests.waiting import until
 
 GENERATE = "/api/v1/media/image/generate"
 JOBS = "/api/v1/media/jobs"
@@ -132,7 +133,7 @@ async def test_a_job_goes_on_when_its_client_leaves(live: None, comfyui: ComfyUI
     comfyui.hold()
     async with serving(tmp_path) as client:
         job_id = (await client.post(GENERATE, json=ASKED)).json()["job_id"]
-        await comfyui.until(lambda: comfyui.running, timeout_s=SOON_S)
+        await until(lambda: comfyui.running)
         before = _ours()
         looking = asyncio.create_task(client.get(f"{JOBS}/{job_id}", params={"wait_s": 30, "seen": 99}))
         looking.cancel()
@@ -143,7 +144,7 @@ async def test_a_job_goes_on_when_its_client_leaves(live: None, comfyui: ComfyUI
         await asyncio.sleep(0.1)
         watching.cancel()
         await asyncio.wait([looking, watching])
-        await comfyui.until(lambda: _ours() <= before, timeout_s=SOON_S)
+        await until(lambda: _ours() <= before, timeout_s=20.0)  # before it would have been answered anyway
         comfyui.release()
         assert (await ended_over_http(client, job_id))["status"] == "succeeded"
 
@@ -154,10 +155,10 @@ async def test_a_cancelled_job_is_stopped_and_its_service_too(
     comfyui.hold()
     async with serving(tmp_path) as client:
         job_id = (await client.post(GENERATE, json=ASKED)).json()["job_id"]
-        await comfyui.until(lambda: comfyui.running, timeout_s=SOON_S)
+        await until(lambda: comfyui.running)
         cancelled = await client.delete(f"{JOBS}/{job_id}")
         assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
-        await comfyui.until(lambda: not comfyui.running, timeout_s=SOON_S)
+        await until(lambda: not comfyui.running)
         again = await client.post(f"{JOBS}/{job_id}/cancel")
         assert again.json() == cancelled.json()
     assert len(comfyui.prompts) == 1
@@ -171,10 +172,10 @@ async def test_cancel_by_the_image_s_key_stops_the_job_first(
     asked = {**ASKED, "options": {**ASKED["options"], "idempotency_key": "k"}}
     async with serving(tmp_path) as client:
         await client.post(GENERATE, json=asked)
-        await comfyui.until(lambda: comfyui.running, timeout_s=SOON_S)
+        await until(lambda: comfyui.running)
         assert (await client.post("/api/v1/media/image/cancel", json=asked)).status_code == 204
         assert (await client.get(f"{JOBS}/k")).json()["status"] == "cancelled"
-        await comfyui.until(lambda: not comfyui.running, timeout_s=SOON_S)
+        await until(lambda: not comfyui.running)
     assert len(comfyui.prompts) == 1
 
 
@@ -202,7 +203,7 @@ async def test_a_stopped_server_s_jobs_are_ended_by_the_next(
     comfyui.hold()
     async with serving(tmp_path) as client:
         job_id = (await client.post(GENERATE, json=ASKED)).json()["job_id"]
-        await comfyui.until(lambda: comfyui.running, timeout_s=SOON_S)
+        await until(lambda: comfyui.running)
     assert comfyui.interrupts == []
     comfyui.release()
     async with serving(tmp_path) as client:
@@ -220,7 +221,7 @@ async def test_a_killed_server_s_jobs_are_ended_by_the_next(
     with server_process(tmp_path) as server:
         async with server.client() as client:
             ids = [(await client.post(GENERATE, json=order)).json()["job_id"] for order in orders]
-        await comfyui.until(lambda: len(comfyui.prompts) == 3, timeout_s=SOON_S)
+        await until(lambda: len(comfyui.prompts) == 3)
         server.kill()
     comfyui.release()
     with server_process(tmp_path) as server:

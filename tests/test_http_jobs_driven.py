@@ -14,8 +14,8 @@ from providers.errors import (
 )
 from routing.contracts import Progress
 from sparklio.server.jobs import ImageJobs
-from tests.images_on_hold import ImagesOnHold, ended, until, wish
-from tests.test_http_llm import SOON_S
+from tests.images_on_hold import ImagesOnHold, ended, wish
+from tests.waiting import NEVER_S, until
 
 
 async def test_a_long_poll_answers_with_the_next_change(tmp_path: Path) -> None:
@@ -25,9 +25,9 @@ async def test_a_long_poll_answers_with_the_next_change(tmp_path: Path) -> None:
         await until(lambda: gateway.heard)
         running = await jobs.get("k")
         assert (running.status, running.progress) == ("running", None)
-        assert await jobs.wait("k", running.version - 1, SOON_S) == running, "it has changed already"
+        assert await jobs.wait("k", running.version - 1, NEVER_S) == running, "it has changed already"
         assert await jobs.wait("k", running.version, 0.01) == running, "nothing has changed"
-        waiting = asyncio.create_task(jobs.wait("k", running.version, SOON_S))
+        waiting = asyncio.create_task(jobs.wait("k", running.version, NEVER_S))
         await asyncio.sleep(0)
         assert gateway.heard is not None
         gateway.heard(Progress(kind="image", step=3, steps=20))
@@ -35,13 +35,13 @@ async def test_a_long_poll_answers_with_the_next_change(tmp_path: Path) -> None:
         assert later.progress is not None
         assert (later.progress.step, later.progress.steps) == (3, 20)
         assert later.version > running.version
-        waiting = asyncio.create_task(jobs.wait("k", None, SOON_S))
+        waiting = asyncio.create_task(jobs.wait("k", None, NEVER_S))
         await asyncio.sleep(0.01)
         gateway.go.set()
         last = await waiting
         assert (last.status, last.ended) == ("succeeded", True)
         assert last.version > later.version
-        assert await jobs.wait("k", last.version, SOON_S) == last, "an ended job changes no more"
+        assert await jobs.wait("k", last.version, NEVER_S) == last, "an ended job changes no more"
 
 
 async def test_a_failed_job_tells_its_error_and_is_begun_again_by_its_key(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from providers.errors import (
     UnknownNameError,
 )
 from sparklio.server.jobs import KEPT, ImageJobs
-from tests.images_on_hold import ImagesOnHold, ended, until, wish
+from tests.images_on_hold import ImagesOnHold, ended, wish
+from tests.waiting import until
 
 
 def put_back(folder: Path, job_id: str, by: timedelta) -> None:

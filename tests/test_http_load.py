@@ -22,7 +22,7 @@ from tests.serving import ROOT, ServerProcess, server_process
 
 pytestmark = pytest.mark.no_cover
 
-RUNS = int(os.environ.get("LOAD_RUNS", "60"))
+RUNS = int(os.environ.get("LOAD_RUNS", "40"))
 AT_ONCE = min(200, RUNS // 3)
 GROWTH = 1.2
 """Memory at the end over that after the first batch."""

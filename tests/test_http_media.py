@@ -22,7 +22,8 @@ from tests.faults import one_image_route, routed
 from tests.serving import serving
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.test_http_images import photo
-from tests.test_http_llm import EVENTS, SOON_S, _ours, events_of
+from tests.test_http_llm import EVENTS, _ours, events_of
+from tests.waiting import NEVER_S, until
 
 GENERATE = "/api/v1/media/image/generate"
 ASKED: dict[str, Any] = {
@@ -144,12 +145,12 @@ async def test_a_key_of_the_header_makes_one_image_over_a_failed_try(
     key = {"Idempotency-Key": "picture"}
     async with serving(tmp_path) as client:
         asking = asyncio.create_task(client.post(GENERATE, json=ASKED, headers=key))
-        await comfyui.until(lambda: comfyui.running, timeout_s=SOON_S)
+        await until(lambda: comfyui.running)
         asking.cancel()
         await asyncio.wait([asking])
-        await comfyui.until(lambda: not comfyui._sockets, timeout_s=SOON_S)
+        await until(lambda: not comfyui._sockets)
         comfyui.release()
-        async with asyncio.timeout(SOON_S):
+        async with asyncio.timeout(NEVER_S):
             while (answer := await client.post(GENERATE, json=ASKED, headers=key)).status_code == 409:  # noqa: ASYNC110  # nothing tells
                 await asyncio.sleep(0.01)
         again = await client.post(GENERATE, json=ASKED, headers=key)
@@ -199,10 +200,10 @@ async def test_a_client_that_leaves_cancels_its_call(
         await client.post("/api/v1/media/image/fingerprint", json=ASKED)
         before = _ours()
         asking = asyncio.create_task(client.post(GENERATE, json=asked, headers=key | events))
-        await comfyui.until(lambda: comfyui.running, timeout_s=SOON_S)
+        await until(lambda: comfyui.running)
         asking.cancel()
         await asyncio.wait([asking])
-        await comfyui.until(lambda: not comfyui._sockets and _ours() <= before, timeout_s=SOON_S)
+        await until(lambda: not comfyui._sockets and _ours() <= before)
         assert bool(comfyui.interrupts) == ((asked, key) == (ASKED, {}))
         comfyui.release()
 
@@ -224,11 +225,11 @@ async def test_a_service_that_cannot_be_told_holds_nobody_up(
         await client.post("/api/v1/media/image/fingerprint", json=ASKED)
         before = _ours()
         asking = asyncio.create_task(client.post(GENERATE, json=ASKED))
-        await comfyui.until(lambda: comfyui.running, timeout_s=SOON_S)
+        await until(lambda: comfyui.running)
         asking.cancel()
         await asyncio.wait([asking])
-        await comfyui.until(lambda: "may be made all the same" in caplog.text, timeout_s=SOON_S)
-        await comfyui.until(lambda: _ours() <= before, timeout_s=SOON_S)
+        await until(lambda: "may be made all the same" in caplog.text)
+        await until(lambda: _ours() <= before)
         comfyui.release()
 
 
@@ -237,12 +238,12 @@ async def test_cancel_stops_the_image_of_a_key(live: None, comfyui: ComfyUIStand
     asked = with_options(idempotency_key="k")
     async with serving(tmp_path) as client:
         asking = asyncio.create_task(client.post(GENERATE, json=asked))
-        await comfyui.until(lambda: comfyui.running, timeout_s=SOON_S)
+        await until(lambda: comfyui.running)
         asking.cancel()
         await asyncio.wait([asking])
         response = await client.post("/api/v1/media/image/cancel", json=asked)
         assert response.status_code == 204
-        await comfyui.until(lambda: not comfyui.running, timeout_s=SOON_S)
+        await until(lambda: not comfyui.running)
     assert len(comfyui.prompts) == 1
 
 

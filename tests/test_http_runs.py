@@ -22,6 +22,7 @@ from tests.conftest import BRAND, PRODUCT
 from tests.serving import serving
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
+from tests.waiting import until
 
 RUNS = "/api/v1/runs"
 INPUT: dict[str, Any] = {"brand": BRAND, "product": PRODUCT}
@@ -116,7 +117,7 @@ async def test_before_its_end_a_run_has_neither_result_nor_page(tmp_path: Path, 
     async with serving(tmp_path, SPARKLIO_MAX_RUNS="1") as client:
         run_id = await start(client)
         waiting = await start(client)
-        await comfyui.until(lambda: comfyui.running)
+        await until(lambda: comfyui.running)
         assert (await read(client, waiting))["position"] == 1
         for name in ("result", "page"):
             assert code(await client.get(f"{RUNS}/{run_id}/{name}")) == (409, "run_unfinished")
@@ -323,7 +324,7 @@ async def test_a_cancelled_run_has_stopped_when_that_is_answered(tmp_path: Path,
     comfyui.hold()
     async with serving(tmp_path) as client:
         run_id = await start(client)
-        await comfyui.until(lambda: comfyui.running)
+        await until(lambda: comfyui.running)
         assert code(await client.post(f"{RUNS}/{run_id}/resume")) == (409, "run_busy")
         answer = await client.post(f"{RUNS}/{run_id}/cancel")
         assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")

@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ from tests.standins.openai import OpenAIStandIn
 from tests.standins.pictures import drawn, picture_format, picture_size
 from tests.standins.rented import IMAGES
 from tests.standins.server import free_port
+from tests.waiting import until
 
 PHOTO = Photo(drawn(80, 60, colour=(180, 60, 40), form="JPEG"), "image/jpeg")
 WORDS = "초코 프로틴 한 병, 흰 배경"
@@ -124,7 +125,7 @@ class Desk:
 
     async def see_off(self) -> None:
         """A client has gone in the middle of a held image: its connection is closed."""
-        assert await eventually(lambda: self.server.open_connections == 0)
+        await until(lambda: self.server.open_connections == 0)
 
 
 class ComfyUIDesk(Desk):
@@ -202,11 +203,11 @@ class ComfyUIDesk(Desk):
 
     async def see_off(self) -> None:
         """The job goes on by design: it was accepted, and asking again with the same key picks it up."""
-        assert await eventually(lambda: self.at_work == 0)
+        await until(lambda: self.at_work == 0)
         assert self.server.running
         assert not self.server.interrupts
         self.server.release()
-        assert await eventually(lambda: self.server.executed == self.server.accepted)
+        await until(lambda: self.server.executed == self.server.accepted)
 
 
 @dataclass(frozen=True)
@@ -293,14 +294,7 @@ async def place(server: tuple[Vendor, Desk], tmp_path: Path) -> AsyncGenerator[P
     place = Place(vendor, desk, build(vendor, desk.url, tmp_path, **{f"{vendor.prefix}_API_KEY": desk.key}))
     yield place
     await place.provider.aclose()
-    assert await eventually(lambda: desk.server.open_connections == desk.at_work == 0)
-
-
-async def eventually(condition: Callable[[], object]) -> bool:
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110  # the condition belongs to another thread
-            await asyncio.sleep(0.005)
-    return True
+    await until(lambda: desk.server.open_connections == desk.at_work == 0)
 
 
 def each_vendor_s(faults: Iterable[str]) -> pytest.MarkDecorator:
@@ -428,7 +422,7 @@ class TestFaults:
         assert type(error) is AttemptTimeoutError
         assert f"{vendor.prefix}_TIMEOUT" in error.hint
         assert len(desk.orders) == 1
-        assert await eventually(lambda: desk.at_work == 0)
+        await until(lambda: desk.at_work == 0)
         await place.provider.aclose()
 
     @rented_only
@@ -476,7 +470,7 @@ class TestLeaving:
     async def test_a_cancelled_image_closes_its_connection(self, place: Place) -> None:
         place.desk.hold()
         asking = asyncio.create_task(place.response())
-        assert await eventually(lambda: place.desk.orders and place.desk.at_work)
+        await until(lambda: place.desk.orders and place.desk.at_work)
         await asyncio.sleep(0.05)  # into the middle of the answer, or of the job
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -488,7 +482,7 @@ class TestLeaving:
         async with aclosing(place.stream()) as chunks:
             async for _ in chunks:
                 break
-        assert await eventually(lambda: place.desk.at_work == 0)
+        await until(lambda: place.desk.at_work == 0)
         assert len(place.desk.orders) == 1
 
     async def test_a_storm_of_cancellations_leaves_nothing_open(self, place: Place) -> None:
@@ -500,7 +494,7 @@ class TestLeaving:
             task.cancel()
         ended = await asyncio.gather(*asking, return_exceptions=True)
         assert [end for end in ended if not isinstance(end, asyncio.CancelledError)] == []
-        assert await eventually(lambda: place.desk.at_work == 0)
+        await until(lambda: place.desk.at_work == 0)
         orders = -1
         while orders != len(place.desk.orders):  # some of the storm may still be on their way
             orders = len(place.desk.orders)

@@ -23,6 +23,7 @@ from tests.places import KINDS, place_of
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.comfyui import Fault as ComfyUIFault
 from tests.standins.ollama import Fault, OllamaStandIn
+from tests.waiting import until
 
 REQUEST = LLMRequest(role="brief", task="marketing_brief", payload={"words": "초코 \ud83d"})
 FINGERPRINT = {"input": "1", "prompt": "2"}
@@ -224,7 +225,7 @@ async def test_an_image_that_is_ordered_otherwise_now_is_ordered_anew(
     comfyui.hold()
     async with Sparklio(config=routed(tmp_path, media_routing=with_steps(7))) as studio:
         running = asyncio.create_task(studio.run(brand=BRAND, product=PRODUCT, run_id="page"))
-        await comfyui.until(lambda: comfyui.running, timeout_s=20)
+        await until(lambda: comfyui.running)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

@@ -22,6 +22,7 @@ import pytest
 
 from graph.inputs import RunInput
 from graph.ledger import Ledger
+from graph.sqlite import to_its_end
 from providers.errors import StorageError
 from routing.contracts import LLMRequest
 from sparklio.worker.queue import KEEPER
@@ -174,7 +175,7 @@ async def trouble(machines: Machines, redis: RedisServer, postgres: PostgresServ
     while True:
         await asyncio.sleep(KILLED_EVERY_S)
         number += 1
-        await asyncio.to_thread(machines.kill)
+        await to_its_end(asyncio.to_thread(machines.kill))  # nobody starts one that nobody stops
         if number in (2, 20):
             await asyncio.to_thread(redis.restart, forget=True)
         if number in (3, 30):

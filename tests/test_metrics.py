@@ -23,6 +23,7 @@ from sparklio.server.routes.metrics import _format
 from tests.serving import serving
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
+from tests.waiting import until
 
 CONFIG = """
 providers: {llm: {active: [ollama]}, media: {active: [comfyui]}}
@@ -115,9 +116,7 @@ async def test_what_is_under_way_is_told_and_what_is_cancelled_is_over(ollama: O
     ollama.fail_always("hang")
     async with counting(metrics) as gateways:
         asked = [asyncio.create_task(gateways.llm.generate(CHAT)) for _ in range(3)]
-        async with asyncio.timeout(30):
-            while len(ollama.chats) < 3:  # noqa: ASYNC110  # the books belong to another thread
-                await asyncio.sleep(0.01)
+        await until(lambda: len(ollama.chats) == 3)
         assert value(metrics, "llm_in_flight") == 3
         for task in asked:
             task.cancel()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -26,6 +25,7 @@ from providers.media.nanobanana import NanoBananaProvider
 from tests.standins.google import KEY, RATIOS, GoogleStandIn
 from tests.standins.pictures import drawn, mean_colour, picture_format, picture_size
 from tests.standins.rented import IMAGES
+from tests.waiting import until
 
 MODEL = "test-image"
 NOWHERE = "http://127.0.0.1:9"
@@ -65,12 +65,6 @@ async def draw(
 async def one(provider: NanoBananaProvider, **options: Any) -> GeneratedImage:
     [image] = (await draw(provider, **options)).images
     return image
-
-
-async def until(condition: Callable[[], bool], seconds: float = 2) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # the stand-in's thread cannot set this loop's events
-            await asyncio.sleep(0.005)
 
 
 # -- an image ----------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any
@@ -21,6 +20,7 @@ from providers.llm.ollama import OllamaProvider, library
 from providers.llm.ollama.library import ModelInfo
 from tests.standins.ollama_library import PULLED_BYTES, OllamaLibraryStandIn
 from tests.standins.server import free_port
+from tests.waiting import until
 
 MODEL = "inked:7b"
 BARE = "paper"  # Ollama calls it paper:latest
@@ -189,9 +189,7 @@ async def test_a_pull_that_nobody_reads_to_its_end_is_closed(
     ollama.pull_stalls = True
     async with aclosing(provider.pull("stranger")) as pulling:
         assert (await anext(pulling)).note == "pulling manifest"
-    async with asyncio.timeout(5):
-        while ollama.active:  # noqa: ASYNC110  # the stand-in's thread cannot set this loop's events
-            await asyncio.sleep(0.005)
+    await until(lambda: not ollama.active)
 
 
 async def test_nothing_of_it_works_without_a_server() -> None:

@@ -42,6 +42,7 @@ from providers.tokens import estimate_tokens
 from routing import artifacts
 from tests.standins.ollama import Fault, OllamaStandIn, payload_of
 from tests.standins.server import free_port
+from tests.waiting import NEVER_S, until
 
 ROOT = Path(__file__).parents[1]
 MODEL = "qwen2.5:7b"
@@ -63,7 +64,7 @@ async def provider(ollama: OllamaStandIn) -> AsyncIterator[OllamaProvider]:
     await provider.aclose()
 
 
-def make_provider(url: str, *, timeout: float = 10, models: dict[str, Any] | None = None) -> OllamaProvider:
+def make_provider(url: str, *, timeout: float = 2 * NEVER_S, models: dict[str, Any] | None = None) -> OllamaProvider:
     values = {"OLLAMA_BASE_URL": url, "OLLAMA_DEFAULT_MODEL": None, "OLLAMA_TIMEOUT": str(timeout)}
     return OllamaProvider(ProviderConfig("home", values, {MODEL: models} if models is not None else {}))
 
@@ -76,12 +77,6 @@ async def ask(
 
 def stream(provider: OllamaProvider, **options: Any) -> Any:
     return provider.stream("안녕?", "editor", "rewrite", "chat", {"model": MODEL, **options})
-
-
-async def until(condition: Any, seconds: float = 2) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  # the stand-in's thread cannot set this loop's events
-            await asyncio.sleep(0.01)
 
 
 # -- what goes out -----------------------------------------------------------------------------------------------------
@@ -447,9 +442,9 @@ async def test_time_bounds_the_whole_attempt_not_a_piece(provider: OllamaProvide
 
 async def test_time_limit_never_strikes_the_caller(provider: OllamaProvider, ollama: OllamaStandIn) -> None:
     """A timeout around a ``yield`` would cancel whatever the caller awaits between two pieces."""
-    async with aclosing(stream(provider, timeout_s=0.2)) as chunks:
+    async with aclosing(stream(provider, timeout_s=1.0)) as chunks:
         await anext(chunks)
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(1.2)
         with pytest.raises(AttemptTimeoutError):
             async for _ in chunks:
                 pass
@@ -516,7 +511,7 @@ async def test_connections_are_reused(provider: OllamaProvider, ollama: OllamaSt
 
 
 async def test_calls_run_side_by_side(provider: OllamaProvider, ollama: OllamaStandIn) -> None:
-    ollama.delay_s = 0.1
+    ollama.delay_s = 1.0  # until the last of them has come on a busy machine too
     answers = await asyncio.gather(*(ask(provider) for _ in range(8)))
     assert len(answers) == 8
     assert ollama.most_active == 8
@@ -526,7 +521,7 @@ async def test_cancellation_spares_the_calls_beside_it(provider: OllamaProvider,
     ollama.fail("hang")
     doomed = asyncio.create_task(ask(provider))
     await until(lambda: ollama.active == 1)
-    ollama.delay_s = 0.2
+    ollama.delay_s = 1.0
     beside = asyncio.create_task(ask(provider))
     await until(lambda: ollama.active == 2)
     doomed.cancel()

@@ -38,9 +38,9 @@ from sparklio.package import open_package
 from sparklio.packing import pack_run
 from sparklio.unpacking import unpack_run
 from tests.conftest import BRAND, PRODUCT
-from tests.faults import NEVER_S
 from tests.homes import KEY, OTHER, check_finished, stopped
 from tests.postgres_server import PostgresServer, postgres_server
+from tests.waiting import NEVER_S, wait_until
 
 CONFIG: Any = {"configurable": {"thread_id": "run", "checkpoint_ns": "", "checkpoint_id": "1"}}
 THREAD: Any = {"configurable": {"thread_id": "run"}}
@@ -64,13 +64,6 @@ def asked(url: str, sql: str) -> list[tuple[Any, ...]]:
 def connections(url: str) -> list[str]:
     """What each of ours does at the moment."""
     return [state for (state,) in asked(url, f"SELECT state {OURS}")]
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + NEVER_S
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def contents(url: str) -> dict[str, list[tuple[Any, ...]]]:
@@ -449,7 +442,7 @@ async def test_connections_are_few_and_a_closed_database_leaves_nothing_behind(d
             most = max(most, len(await asyncio.to_thread(connections, database_url)))
         await asking
         assert 1 <= most <= MOST_CONNECTIONS
-    await asyncio.to_thread(until, lambda: not connections(database_url))
+    await asyncio.to_thread(wait_until, lambda: not connections(database_url))
     assert asyncio.all_tasks() == tasks
     left = {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio")} - threads
     assert not left
@@ -459,7 +452,7 @@ async def test_closing_waits_for_what_is_under_way(database_url: str) -> None:
     async with open_database(database_url) as database:
         select = "INSERT INTO effects SELECT 'run', 'brand', 0, 'f', 'zlib', '' FROM pg_sleep(0.3)"
         writing = asyncio.create_task(database.write((select, ())))
-        await asyncio.to_thread(until, lambda: "active" in connections(database_url))
+        await asyncio.to_thread(wait_until, lambda: "active" in connections(database_url))
     assert len(asked(database_url, "SELECT 1 FROM effects")) == 1
     await writing
     with pytest.raises(StorageError):
@@ -478,7 +471,7 @@ def test_a_closed_pool_of_threads_leaves_nothing_behind(database_url: str) -> No
             list(executor.map(ask, range(200)))
         assert 1 <= len(connections(database_url)) <= MOST_CONNECTIONS
     assert set(threading.enumerate()) == threads
-    until(lambda: not connections(database_url))
+    wait_until(lambda: not connections(database_url))
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "writes", "deletion", "our own", "forgetting", "reading"])
@@ -498,7 +491,7 @@ async def test_what_is_cancelled_midway_leaves_no_transaction(database_url: str,
             tables = "checkpoints, checkpoint_blobs, checkpoint_writes, effects, texts"
             other.execute(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE".encode())
             task = asyncio.ensure_future(works[kind]())
-            await asyncio.to_thread(until, lambda: "active" in connections(database_url))
+            await asyncio.to_thread(wait_until, lambda: "active" in connections(database_url))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asyncio.wait_for(task, NEVER_S)
@@ -511,7 +504,7 @@ async def test_checkpoints_are_read_side_by_side(database_url: str, database: Da
     with direct(database_url) as other, other.transaction():
         other.execute(b"LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE")
         reading = asyncio.gather(*(database.saver.aget_tuple(THREAD) for _ in range(2 * MOST_CONNECTIONS)))
-        await asyncio.to_thread(until, lambda: connections(database_url) == ["active"] * MOST_CONNECTIONS)
+        await asyncio.to_thread(wait_until, lambda: connections(database_url) == ["active"] * MOST_CONNECTIONS)
     assert await asyncio.wait_for(reading, NEVER_S) == [None] * 2 * MOST_CONNECTIONS
 
 
@@ -584,7 +577,7 @@ async def test_a_pause_may_fall_into_a_run(own_server: PostgresServer) -> None:
     url = own_server.new_database()
     async with open_database(url) as database:
         running = [asyncio.create_task(one_run(database, f"run{n}")) for n in range(8)]
-        await asyncio.to_thread(until, lambda: bool(asked(url, "SELECT 1 FROM effects")))
+        await asyncio.to_thread(wait_until, lambda: bool(asked(url, "SELECT 1 FROM effects")))
         await asyncio.to_thread(own_server.restart)
         assert all(state["review"] for state in await asyncio.gather(*running))
         calls = await database.read("SELECT thread_id, node, count(*) FROM effects GROUP BY 1, 2")

@@ -25,13 +25,14 @@ from routing.llm_gateway import LLMGateway
 from sparklio import RunsClient, Sparklio
 from tests.conftest import BRAND, PRODUCT
 from tests.faults import NODES
-from tests.gateway_clients import KEY, Wire, be_quick, photo, until
+from tests.gateway_clients import KEY, Wire, be_quick, photo
 from tests.homes import check_finished, resumed, stopped
 from tests.kept import InFiles
 from tests.killing import SEED, Servers, Trial, answer, comparable
 from tests.serving import ServerProcess, free_port, server_process, serving
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
+from tests.waiting import until, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -139,7 +140,7 @@ class Gateway(Servers):
 
     def quiet(self) -> None:
         """The server keeps its connections; what it was asked by the dead it lets go."""
-        asyncio.run(until(lambda: not self.ollama.active))
+        wait_until(lambda: not self.ollama.active)
 
 
 @pytest.fixture

@@ -36,9 +36,9 @@ from sparklio.server.run_list import RunList, Wanted, run_list
 from sparklio.server.run_table_list import RunTableList, table_list
 from tests.postgres_server import PostgresServer, postgres_server
 from tests.redis_server import RedisServer, free_port
+from tests.waiting import NEVER_S, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
-SOON_S = 60.0
 LEASE_S, BEAT_S = 1.0, 0.1
 
 HOLDER = """
@@ -100,13 +100,6 @@ def record(run_id: str = "page", **changes: Any) -> RunRecord:
         "out": Path("/nowhere"),
     }
     return RunRecord(**(whole | changes))
-
-
-def soon(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.005)
 
 
 def sql(url: str, statement: str, *values: Any) -> list[Any]:
@@ -404,11 +397,11 @@ def test_of_a_hundred_that_want_a_run_one_gets_it(open_store: Open) -> None:
     done = threading.Event()
 
     def want(number: int) -> None:
-        together.wait(SOON_S)
+        together.wait(NEVER_S)
         try:
             with stores[number % 4].lock("page"):
                 held.append(number)
-                done.wait(SOON_S)
+                done.wait(NEVER_S)
         except RunBusyError:
             refused.append(number)
             if len(refused) == 99:
@@ -425,7 +418,7 @@ def test_a_lease_is_renewed_for_as_long_as_a_run_is_held(open_store: Open, datab
     until = "SELECT lease_until FROM runs"
     with store.lock("page"):
         [(first,)] = sql(database_url, until)
-        soon(lambda: sql(database_url, until)[0][0] > first + timedelta(seconds=2 * LEASE_S))
+        wait_until(lambda: sql(database_url, until)[0][0] > first + timedelta(seconds=2 * LEASE_S))
         store.check_held("page")
         assert store.load("page").status == "running"
     assert sql(database_url, "SELECT owner, lease_until FROM runs") == [(None, None)]
@@ -436,8 +429,8 @@ def test_a_killed_holder_s_run_is_free_soon(open_store: Open, holder: subprocess
     with pytest.raises(RunBusyError), store.lock("page"):
         raise AssertionError("held twice")
     holder.kill()
-    assert holder.wait(SOON_S) == -signal.SIGKILL
-    soon(lambda: store.load("page").status == "interrupted")
+    assert holder.wait(NEVER_S) == -signal.SIGKILL
+    wait_until(lambda: store.load("page").status == "interrupted")
     with store.lock("page"):
         assert store.load("page").status == "running"
 
@@ -445,7 +438,7 @@ def test_a_killed_holder_s_run_is_free_soon(open_store: Open, holder: subprocess
 def test_a_holder_that_was_stopped_learns_that_it_lost_its_run(open_store: Open, holder: subprocess.Popen[str]) -> None:
     store = open_store()
     holder.send_signal(signal.SIGSTOP)
-    soon(lambda: store.load("page").status == "interrupted")
+    wait_until(lambda: store.load("page").status == "interrupted")
     with store.lock("page"):
         ours = store.read("page")
         ours.spent_usd = 7.0
@@ -455,7 +448,7 @@ def test_a_holder_that_was_stopped_learns_that_it_lost_its_run(open_store: Open,
         assert holder.stdout is not None
         told = holder.stdout.read().splitlines()
         assert [line.split()[0] for line in told] == ["lost", "lost"]
-        assert holder.wait(SOON_S) == 0
+        assert holder.wait(NEVER_S) == 0
         assert store.stamp("page") == stamp, "it has written nothing more, nor taken our lease with it"
         store.check_held("page")
 
@@ -508,7 +501,7 @@ def test_a_wish_to_stop_a_run_reaches_who_holds_it(open_store: Open) -> None:
     assert not here.wants_cancel("page")
     with here.lock("page"):
         assert there.request_cancel("page")
-        soon(lambda: here.wants_cancel("page"))
+        wait_until(lambda: here.wants_cancel("page"))
         assert not there.wants_cancel("page")
         ended = here.read("page")
         ended.status = "cancelled"
@@ -548,13 +541,13 @@ def test_a_pause_of_the_database_is_waited_out(own_server: PostgresServer, tmp_p
             mine = store.read("page")
             away = threading.Thread(target=own_server.restart, kwargs={"after_s": 3 * LEASE_S})
             away.start()
-            soon(lambda: store._leases._failing)
+            wait_until(lambda: store._leases._failing)
             store.check_held("page")
             mine.spent_usd = 7.0
             store.save(mine)
             away.join()
             store.check_held("page")
-            soon(lambda: not store._leases._failing)
+            wait_until(lambda: not store._leases._failing)
             assert store.load("page").status == "running"
         assert (store.load("page").status, store.read("page").spent_usd) == ("interrupted", 7.0)
 
@@ -569,7 +562,7 @@ def test_a_lease_that_cannot_be_given_back_expires(
             own_server.stop()
         assert "was not given back" in caplog.text
         own_server.start()
-        soon(lambda: store.load("page").status == "interrupted")
+        wait_until(lambda: store.load("page").status == "interrupted")
         with store.lock("page"):
             store.check_held("page")
 
@@ -584,7 +577,7 @@ def test_no_thread_and_no_connection_is_left(database_url: str, tmp_path: Path, 
                     assert any(thread.name == "leases" for thread in threading.enumerate())
     assert set(threading.enumerate()) == before
     ours = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sparklio' AND datname = current_database()"
-    soon(lambda: sql(database_url, ours) == [(0,)])
+    wait_until(lambda: sql(database_url, ours) == [(0,)])
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from sparklio.server.runner import KEEPER, Runner
 from tests.conftest import BRAND, PRODUCT
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
+from tests.waiting import until
 
 INPUTS = RunInput.parse({"brand": BRAND, "product": PRODUCT})
 
@@ -44,12 +45,6 @@ async def enter(runner: Runner) -> None:
 
 def status(studio: Sparklio, run_id: str) -> str:
     return studio.runs.store.load(run_id).status
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110  # the disk and the stand-ins tell nobody
-            await asyncio.sleep(0.005)
 
 
 async def idle(runner: Runner) -> None:
@@ -375,7 +370,7 @@ async def test_a_running_run_is_stopped_and_its_image_too(
     comfyui.hold()
     async with Sparklio(home=tmp_path) as studio, Runner(studio.runs, at_once=1, queued=5) as runner:
         await submitted(studio, runner, "page")
-        await comfyui.until(lambda: comfyui.running)
+        await until(lambda: comfyui.running)
         assert (await runner.cancel("page")).status == "cancelled"
         assert comfyui.interrupted == comfyui.accepted
         assert runner.counts() == {"running": 0, "queued": 0}
@@ -396,7 +391,7 @@ async def test_an_image_service_that_is_gone_does_not_keep_a_run_from_being_canc
     comfyui.hold()
     async with Sparklio(home=tmp_path) as studio, Runner(studio.runs, at_once=1, queued=5) as runner:
         await submitted(studio, runner, "page")
-        await comfyui.until(lambda: comfyui.running)
+        await until(lambda: comfyui.running)
         comfyui.leave()
         assert (await runner.cancel("page")).status == "cancelled"
     comfyui.release()
@@ -424,7 +419,7 @@ async def test_a_stop_interrupts_what_is_driven_and_leaves_the_image_to_be_made(
         await submitted(studio, runner, "first")
         await submitted(studio, runner, "second")
         events = studio.runs.store.folder("first") / "events.jsonl"
-        await comfyui.until(lambda: comfyui.running and events.read_text(encoding="utf-8").count("node_finished") == 5)
+        await until(lambda: comfyui.running and events.read_text(encoding="utf-8").count("node_finished") == 5)
     async with Sparklio(home=tmp_path) as studio:
         assert (status(studio, "first"), status(studio, "second")) == ("interrupted", "queued")
     assert not comfyui.interrupts

@@ -32,6 +32,7 @@ from tests.conftest import BRAND, PRODUCT
 from tests.standins.comfyui import ComfyUIStandIn
 from tests.standins.ollama import OllamaStandIn
 from tests.standins.server import free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("live")
 NODES = {"brand", "brief", "strategist", "copywriter", "reviewer", "vision"}
@@ -335,8 +336,7 @@ async def test_connections_are_pooled_and_closed(ollama: OllamaStandIn) -> None:
         await studio.run(brand=BRAND, product=PRODUCT)
         await studio.run(brand=BRAND, product=PRODUCT)
         assert 1 <= ollama.open_connections <= 3
-    await asyncio.sleep(0.1)
-    assert ollama.open_connections == 0
+    await until(lambda: ollama.open_connections == 0)
 
 
 async def test_model_that_is_not_pulled(ollama: OllamaStandIn) -> None:

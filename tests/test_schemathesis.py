@@ -25,7 +25,7 @@ from tests.test_openapi import Operation, operations, problem, undocumented
 
 pytestmark = pytest.mark.no_cover
 
-EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "4")
+EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "3")
 """Of fuzzing, for each operation; the other phases have as many as the description gives rise to."""
 KEY = "0123456789abcdef"
 PHASES = ("Examples", "Coverage", "Fuzzing", "Stateful")

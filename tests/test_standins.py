@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -17,6 +17,7 @@ from tests.standins.chat import Fault
 from tests.standins.openai import DECLINED, OpenAIStandIn
 from tests.standins.pictures import drawn, mean_colour, picture_format, picture_size
 from tests.standins.rented import IMAGES
+from tests.waiting import NEVER_S, until
 
 SCHEMA: dict[str, Any] = {
     "title": "Brief",
@@ -44,7 +45,7 @@ BROKEN_SCHEMAS = {
 
 @pytest.fixture
 def client(openai: OpenAIStandIn) -> Iterator[OpenAI]:
-    with OpenAI(base_url=openai.url, api_key=openai.key, max_retries=0, timeout=5) as client:
+    with OpenAI(base_url=openai.url, api_key=openai.key, max_retries=0, timeout=NEVER_S) as client:
         yield client
 
 
@@ -309,9 +310,3 @@ async def test_a_client_that_leaves_is_let_go(openai: OpenAIStandIn) -> None:
         call.cancel()
         await until(lambda: openai.active == openai.open_connections == 0)
     assert openai.most_active == 1
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110  # the condition belongs to another thread
-            await asyncio.sleep(0.005)

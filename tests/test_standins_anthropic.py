@@ -13,6 +13,7 @@ from anthropic import Anthropic
 
 from tests.standins.anthropic import AnthropicStandIn
 from tests.standins.chat import Fault
+from tests.waiting import NEVER_S
 
 SCHEMA: dict[str, Any] = {
     "title": "Brief",
@@ -34,7 +35,7 @@ ASKED: dict[str, Any] = {
 
 @pytest.fixture
 def client(anthropic: AnthropicStandIn) -> Iterator[Anthropic]:
-    with Anthropic(base_url=anthropic.url, api_key=anthropic.key, max_retries=0, timeout=5) as made:
+    with Anthropic(base_url=anthropic.url, api_key=anthropic.key, max_retries=0, timeout=NEVER_S) as made:
         yield made
 
 

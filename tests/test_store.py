@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +24,9 @@ from providers.errors import RunBusyError, RunUnfinishedError, StorageError
 from sparklio import Sparklio
 from tests.conftest import BRAND, PRODUCT
 from tests.faults import NODES
+from tests.waiting import NEVER_S, wait_until
 
 ELSEWHERE = {"host": "elsewhere", "kernel": "another", "pid": 1, "since": "2026-01-01T00:00:00+00:00"}
-SOON_S = 20.0
 """Nothing here takes so long unless it hangs."""
 
 
@@ -53,13 +53,6 @@ def write(path: Path, *, age_s: float = 0, **changes: Any) -> None:
     whole.write_text(json.dumps(ELSEWHERE | changes), encoding="utf-8")
     os.utime(whole, (time.time() - age_s,) * 2)
     whole.replace(path)
-
-
-def soon(condition: Callable[[], object]) -> None:
-    until = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.002)
 
 
 # held here
@@ -91,7 +84,7 @@ def test_what_only_looks_leaves_no_trace(
 def test_the_file_is_renewed_and_never_torn(store: FileRunStore, owner_file: Path) -> None:
     with store.lock("page"):
         os.utime(owner_file, (0, 0))
-        soon(lambda: json.loads(owner_file.read_bytes())["host"] and owner_file.stat().st_mtime > 1)
+        wait_until(lambda: json.loads(owner_file.read_bytes())["host"] and owner_file.stat().st_mtime > 1)
     assert not owner_file.exists()
 
 
@@ -213,13 +206,13 @@ def test_machines_that_race_for_a_leftover_never_hold_it_both(
 
     def take(host: str) -> None:
         me.host = host
-        together.wait(SOON_S)
+        together.wait(NEVER_S)
         try:
             with ownership.owned(owner_file.parent):
                 held.append(host)
-                together.wait(SOON_S)
+                together.wait(NEVER_S)
         except RunBusyError:
-            together.wait(SOON_S)
+            together.wait(NEVER_S)
 
     for _ in range(50):
         held.clear()
@@ -228,7 +221,7 @@ def test_machines_that_race_for_a_leftover_never_hold_it_both(
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(SOON_S)
+            thread.join(NEVER_S)
         assert len(held) == 1
         assert not owner_file.exists()
 
@@ -239,7 +232,7 @@ def test_who_took_over_while_we_slept_keeps_it(store: FileRunStore, owner_file: 
     with store.lock("page"):
         store.save(record)
         write(owner_file)
-        soon(lambda: not any(thread.name == "heartbeat" for thread in threading.enumerate()))
+        wait_until(lambda: not any(thread.name == "heartbeat" for thread in threading.enumerate()))
         before = (owner_file.parent / "run.json").read_bytes()
         with pytest.raises(RunBusyError, match="elsewhere"):
             store.check_held("page")
@@ -254,7 +247,7 @@ def test_who_took_over_while_we_slept_keeps_it(store: FileRunStore, owner_file: 
 def test_a_file_that_somebody_took_away_is_put_back(store: FileRunStore, owner_file: Path) -> None:
     with store.lock("page"):
         owner_file.unlink()
-        soon(owner_file.exists)
+        wait_until(owner_file.exists)
         store.check_held("page")
     assert not owner_file.exists()
 
@@ -263,7 +256,7 @@ def test_a_file_that_somebody_took_away_is_put_back(store: FileRunStore, owner_f
 def test_a_dead_machine_s_file_that_comes_late_takes_nothing(store: FileRunStore, owner_file: Path) -> None:
     with store.lock("page"):
         write(owner_file, age_s=70)
-        soon(lambda: (ownership._read(owner_file) or {}).get("host") == socket.gethostname())
+        wait_until(lambda: (ownership._read(owner_file) or {}).get("host") == socket.gethostname())
         store.check_held("page")
 
 
@@ -279,7 +272,7 @@ def test_beats_that_cannot_be_written_fail_no_run(
 
     monkeypatch.setattr(ownership, "_renew", full)
     with store.lock("page"):
-        soon(lambda: caplog.text.count("cannot renew") > 1)
+        wait_until(lambda: caplog.text.count("cannot renew") > 1)
     assert not owner_file.exists()
 
 
@@ -312,15 +305,15 @@ def test_a_file_server_that_hangs_keeps_nobody(
 
     def hang(path: Path) -> None:
         begun.set()
-        go_on.wait(SOON_S)
+        go_on.wait(NEVER_S)
 
     monkeypatch.setattr(ownership, "_renew", hang)
     monkeypatch.setattr(ownership, "_LEAVING_S", 0.01)
     with store.lock("page"):
-        assert begun.wait(SOON_S)
+        assert begun.wait(NEVER_S)
     assert any(thread.name == "heartbeat" for thread in threading.enumerate()), "left behind, and only it waits"
     go_on.set()
-    soon(lambda: not any(thread.name == "heartbeat" for thread in threading.enumerate()))
+    wait_until(lambda: not any(thread.name == "heartbeat" for thread in threading.enumerate()))
 
 
 def test_a_folder_that_vanishes_while_it_is_held(store: FileRunStore, owner_file: Path) -> None:
@@ -400,7 +393,7 @@ async def test_a_run_that_was_taken_over_stops_and_writes_nothing_more(
             async for event in studio.stream(brand=BRAND, product=PRODUCT, run_id="page"):
                 if event["type"] == "run_started":
                     write(store.folder("page") / OWNER_FILE)
-                    soon(lambda: not any(thread.name == "heartbeat" for thread in threading.enumerate()))
+                    wait_until(lambda: not any(thread.name == "heartbeat" for thread in threading.enumerate()))
         assert caught.value.run_id == "page"
         assert store.read("page").status == "running", "as the other machine has written it"
 

@@ -15,6 +15,7 @@ from tests.conftest import BRAND, PRODUCT
 from tests.redis_server import RedisServer
 from tests.serving import serving
 from tests.standins.comfyui import ComfyUIStandIn
+from tests.waiting import until
 from tests.workers import worker_process
 
 RUNS = "/api/v1/runs"
@@ -105,10 +106,10 @@ async def check_cancel(a: httpx.AsyncClient, b: httpx.AsyncClient, comfyui: Comf
     """Of a run that a worker drives; and a resume of it."""
     comfyui.hold()
     run_id = await booked(a)
-    await comfyui.until(lambda: comfyui.running)
+    await until(lambda: comfyui.running)
     answers = await asyncio.gather(*(client.post(f"{RUNS}/{run_id}/cancel") for client in (a, b)))
     assert {(answer.status_code, answer.json().get("status")) for answer in answers} == {(202, "cancelled")}
-    await comfyui.until(lambda: comfyui.interrupted)
+    await until(lambda: comfyui.interrupted)
     assert len(comfyui.interrupted) == 1
     assert code(await a.post(f"{RUNS}/{run_id}/cancel")) == (409, "conflict")
     comfyui.release()
@@ -168,7 +169,7 @@ async def test_servers_without_workers_share_what_is_to_be_done(
             assert (await other.get(f"{RUNS}/{run_id}/page")).status_code == 200
         comfyui.hold()
         run_id = await booked(a)
-        await comfyui.until(lambda: comfyui.running)
+        await until(lambda: comfyui.running)
         answer = await b.post(f"{RUNS}/{run_id}/cancel")
         assert (answer.status_code, answer.json()["status"]) == (202, "cancelled")
         assert len(set(comfyui.interrupted)) == 1

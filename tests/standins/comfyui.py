@@ -10,7 +10,7 @@
         comfyui.hang("/queue")                              # no answers there any more
         comfyui.hold()                                      # samplers stop after their first step ...
         comfyui.release()                                   # ... until now
-        await comfyui.until(lambda: comfyui.running)        # wait for something without sleeping
+        await until(lambda: comfyui.running)                # of tests.waiting: no sleeping
         comfyui.requests, comfyui.prompts, comfyui.executed, comfyui.interrupted, ...   # the books
 
 Shapes and the order of events are held against recordings of the real thing in ``tests/data/comfyui`` by
@@ -37,6 +37,7 @@ from aiohttp import WSMsgType, web
 from PIL import Image, ImageDraw, ImageStat
 
 from tests.standins.server import StandIn
+from tests.waiting import NEVER_S
 
 __all__ = ["ComfyUIStandIn", "Fault"]
 
@@ -277,21 +278,11 @@ class ComfyUIStandIn(StandIn):
         self._call(self._put(job))
         return job.id
 
-    async def until(self, condition: Callable[[], object], timeout_s: float = 5.0) -> None:
-        """Wait until ``condition`` holds, looking every few milliseconds.
-
-        Raises:
-            TimeoutError: it did not within ``timeout_s``.
-        """
-        async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110  # the condition belongs to another thread
-                await asyncio.sleep(0.002)
-
     def _call(self, work: Awaitable[None]) -> None:
         async def run() -> None:
             await work
 
-        asyncio.run_coroutine_threadsafe(run(), self.loop).result(5)
+        asyncio.run_coroutine_threadsafe(run(), self.loop).result(NEVER_S)
 
     # routes
 

@@ -13,6 +13,8 @@ from typing import Self
 
 from aiohttp import web
 
+from tests.waiting import NEVER_S
+
 __all__ = ["StandIn", "free_port"]
 
 
@@ -41,20 +43,20 @@ class StandIn:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._ready.wait(10), "the stand-in did not start"
+        assert self._ready.wait(NEVER_S), "the stand-in did not start"
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(NEVER_S)
 
     def leave(self) -> None:
         """Cut every connection and refuse new ones until :meth:`come_back`; what it knows it keeps."""
-        asyncio.run_coroutine_threadsafe(self._leave(), self.loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._leave(), self.loop).result(NEVER_S)
 
     def come_back(self) -> None:
         """Listen again, on the same port."""
-        asyncio.run_coroutine_threadsafe(self._listen(), self.loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._listen(), self.loop).result(NEVER_S)
 
     async def _leave(self) -> None:
         self.loop.remove_reader(self._door)
