@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# two tests more at a time than there are cores: many only wait
+# four tests more at a time than there are cores: many only wait
 JOBS = $(shell $(BIN)/python -c 'import os; print(min(10, (os.cpu_count() or 1) + 4))')
 
 .PHONY: run serve up test coverage check chaos bench api format lock clean help

@@ -261,7 +261,7 @@ async def reseal_database(place: Path | str, *, old_key: bytes | None, key: byte
     """
     if _is_server(place):
         with _extra():
-            from graph.postgres_database import reseal_postgres
+            from graph.postgres_reseal import reseal_postgres
 
         return await reseal_postgres(str(place), old_key, key)
     from graph.sqlite_database import reseal_sqlite

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.checkpoint.serde.base import SerializerProtocol
 from psycopg import errors
 
-from graph.database import Database, Row, Serializer, check_key, in_order, resealed, serializer
+from graph.database import Database, Row, Serializer, check_key, in_order, serializer
 from graph.long_texts import LongTexts, Thrifty
 from graph.postgres import (
     MOST_CONNECTIONS,
@@ -39,13 +38,12 @@ from graph.postgres import (
 )
 from graph.sqlite import Statement
 from graph.vault import Vault
-from providers.errors import StorageError
 
-__all__ = ["PostgresDatabase", "open_postgres", "reseal_postgres"]
+__all__ = ["SEALED", "WHAT", "PostgresDatabase", "check_canary", "open_postgres", "prepare", "write_canary"]
 
 T = TypeVar("T")
 
-_WHAT = "the database"
+WHAT = "the database"
 _LAYOUT = (
     "CREATE TABLE sparklio (name TEXT PRIMARY KEY, value BYTEA NOT NULL)",
     """
@@ -69,7 +67,7 @@ _LAYOUT = (
     )
     """,
 )
-_SEALED = {
+SEALED = {
     "checkpoint_blobs": (("thread_id", "checkpoint_ns", "channel", "version"), "type", "blob"),
     "checkpoint_writes": (("thread_id", "checkpoint_ns", "checkpoint_id", "task_id", "idx"), "type", "blob"),
     "effects": (("thread_id", "node", "ordinal", "fingerprint"), "form", "body"),
@@ -124,7 +122,7 @@ class Postgres:
         Raises:
             StorageError: the server refuses it, or was away for too long.
         """
-        with postgres_errors(_WHAT):
+        with postgres_errors(WHAT):
             return await self._patiently(work)
 
     @patient
@@ -191,7 +189,7 @@ class ThriftyPostgresSaver(Thrifty, _SealedSaver):
 
 
 class PostgresDatabase(Database):
-    tables = ("checkpoints", *_SEALED)
+    tables = ("checkpoints", *SEALED)
     is_file = False
 
     async def measure(self, run_id: str) -> int:
@@ -282,13 +280,13 @@ def _jsonb(value: Any) -> str:
 async def open_postgres(url: str, key: bytes | None = None) -> AsyncIterator[Database]:
     """As :func:`graph.database.open_database`."""
     vault = Vault(key)
-    with postgres_errors(_WHAT):
-        await asyncio.to_thread(_prepare, url, vault)
+    with postgres_errors(WHAT):
+        await asyncio.to_thread(prepare, url, vault)
 
     async def begin(connection: psycopg.AsyncConnection[Any]) -> None:
         """Somebody may have changed the key while this process had no connection."""
         await settle_session(connection)
-        check_key(_marks(await (await connection.execute(_CANARY)).fetchall()), vault, _WHAT)
+        _check(await (await connection.execute(_CANARY)).fetchall(), vault)
 
     async with async_pool(url, configure=begin) as pool:
         engine = Postgres(pool)
@@ -299,13 +297,13 @@ async def open_postgres(url: str, key: bytes | None = None) -> AsyncIterator[Dat
 
 
 @shortly_patient
-def _prepare(url: str, vault: Vault) -> None:
+def prepare(url: str, vault: Vault) -> None:
     """Make what is missing, or nothing at all where something is wrong."""
     with connected(url) as connection, one_at_a_time(connection):
         migrate(connection, "database", _LAYOUT)
         _make_langgraph_s(connection)
-        check_key(_marks(connection.execute(_CANARY).fetchall()), vault, _WHAT)
-        _write_canary(connection, vault)
+        check_canary(connection, vault)
+        write_canary(connection, vault)
 
 
 def _make_langgraph_s(connection: AnyConnection) -> None:
@@ -315,91 +313,16 @@ def _make_langgraph_s(connection: AnyConnection) -> None:
     setup.setup()
 
 
-def _marks(found: list[Row]) -> dict[str, Any]:
-    return {"canary": found[0][0]} if found else {}
+def check_canary(connection: AnyConnection, vault: Vault) -> None:
+    """Raises ConfigError where the database was begun with another key."""
+    _check(connection.execute(_CANARY).fetchall(), vault)
 
 
-def _write_canary(connection: AnyConnection, vault: Vault) -> None:
+def _check(found: list[Row], vault: Vault) -> None:
+    check_key({"canary": found[0][0]} if found else {}, vault, WHAT)
+
+
+def write_canary(connection: AnyConnection, vault: Vault) -> None:
+    """From now on nobody opens the database with another key."""
     if vault.encrypts:
         connection.execute("INSERT INTO sparklio VALUES ('canary', %s) ON CONFLICT DO NOTHING", (vault.canary(),))
-
-
-# another key
-
-_OTHERS = """
-SELECT count(*) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()
-AND application_name = current_setting('application_name')
-"""
-_ALONE_TIMEOUT_S = 2.0
-_BATCH = 100
-
-
-async def reseal_postgres(url: str, old_key: bytes | None, key: bytes | None) -> None:
-    """As :func:`graph.database.reseal_database`."""
-    old, new = Vault(old_key), Vault(key)
-    with postgres_errors(_WHAT):
-        await asyncio.to_thread(_prepare, url, old)
-        await asyncio.to_thread(_reseal, url, old, new)
-
-
-def _reseal(url: str, old: Vault, new: Vault) -> None:
-    with connected(url) as connection:
-        connection.execute("SET statement_timeout = 0")
-        _await_others(connection)
-        with connection.transaction():
-            _be_alone(connection)
-            check_key(_marks(connection.execute(_CANARY).fetchall()), old, _WHAT)
-            for table in _SEALED:
-                _reseal_table(connection, table, old, new)
-            _forget_orders(connection)
-            connection.execute("DELETE FROM sparklio WHERE name = 'canary'")
-            _write_canary(connection, new)
-        for table in _SEALED:
-            connection.execute(f"VACUUM FULL {table}".encode())  # free pages hold what was there before
-
-
-def _await_others(connection: AnyConnection) -> None:
-    """Who has just closed a connection is seen a moment longer."""
-    until = time.monotonic() + _ALONE_TIMEOUT_S
-    while _others(connection) and time.monotonic() < until:
-        time.sleep(0.02)
-
-
-def _others(connection: AnyConnection) -> int:
-    [(count,)] = connection.execute(_OTHERS).fetchall()
-    return int(count)
-
-
-def _be_alone(connection: AnyConnection) -> None:
-    """Others would go on writing with the key that they were opened with; whoever connects from now on waits for the
-    table of the canary, and then finds another one."""
-    try:
-        connection.execute(f"LOCK TABLE sparklio, {', '.join(_SEALED)} IN ACCESS EXCLUSIVE MODE NOWAIT".encode())
-    except errors.LockNotAvailable as exc:
-        raise _in_use() from exc
-    if _others(connection):
-        raise _in_use()
-
-
-def _in_use() -> StorageError:
-    return StorageError(
-        "the database is in use", hint="stop every server, worker and run that uses this database, then try again"
-    )
-
-
-def _forget_orders(connection: AnyConnection) -> None:
-    """What workers have ordered of each other is under the old key, too; it is ordered anew where it is gone."""
-    if connection.execute("SELECT to_regclass('worker_orders')").fetchall() != [(None,)]:
-        connection.execute("TRUNCATE worker_orders")
-
-
-def _reseal_table(connection: AnyConnection, table: str, old: Vault, new: Vault) -> None:
-    names, form, value = _SEALED[table]
-    select = f"SELECT {form}, {value}, {', '.join(names)} FROM {table} WHERE {value} IS NOT NULL"  # noqa: S608
-    update = f"UPDATE {table} SET {form} = %s, {value} = %s WHERE {' AND '.join(f'{name} = %s' for name in names)}"  # noqa: S608
-    with connection.cursor("sparklio_reseal") as rows, connection.cursor() as changes:
-        rows.execute(select.encode())
-        while batch := rows.fetchmany(_BATCH):
-            changed = [(*resealed(row[:2], old, new, typed=form == "type"), *row[2:]) for row in batch]
-            changes.executemany(update.encode(), changed)

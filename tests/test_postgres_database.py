@@ -157,7 +157,7 @@ async def test_a_newer_layout_is_refused_and_nothing_changes(database_url: str) 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare: Any = postgres_database._prepare
+    prepare: Any = postgres_database.prepare
     monkeypatch.setattr(prepare.retry, "stop", stop_after_attempt(1))
 
 
@@ -366,7 +366,7 @@ async def test_a_key_is_turned_on_changed_and_turned_off(
 
 
 async def test_no_key_is_changed_under_somebody_s_hands(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres_database, "_ALONE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("graph.postgres_reseal._ALONE_TIMEOUT_S", 0.1)
     async with open_database(database_url) as database:
         await database.write((INSERT, (1, Vault().encrypt(b"x")[1])))
         before = contents(database_url)
