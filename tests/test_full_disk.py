@@ -1,7 +1,7 @@
 """A disk that is full or read-only at each single write of a run: one typed error, nothing torn, and then on with it.
 
 Python's files are refused by this process, the database by SQLite itself; the last test has a real full disk. With few
-``KILL_TRIALS`` each test takes a sixth of the writes, and the three of them half; `make chaos` takes all in each.
+``KILL_TRIALS`` each test takes one write of twelve, the three of them a quarter; `make chaos` takes all in each.
 """
 
 from __future__ import annotations

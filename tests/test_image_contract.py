@@ -494,11 +494,8 @@ class TestLeaving:
             task.cancel()
         ended = await asyncio.gather(*asking, return_exceptions=True)
         assert [end for end in ended if not isinstance(end, asyncio.CancelledError)] == []
+        await place.response()  # some of the storm may still be on their way, and come while this one is made
         await until(lambda: place.desk.at_work == 0)
-        orders = -1
-        while orders != len(place.desk.orders):  # some of the storm may still be on their way
-            orders = len(place.desk.orders)
-            await asyncio.sleep(0.3)
         place.desk.slow_down(0.0)
         await place.draw()
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -153,7 +154,9 @@ def test_what_lies_behind_the_picture_goes_too(kind: str) -> None:
     assert check_photo(content).content == content
 
 
+@cache
 def profile() -> bytes:
+    """It says when it was made, to the second."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
