@@ -51,9 +51,12 @@ async def rate(booking: Office, runs: int) -> tuple[float, float]:
 def machines(number: int, settings: dict[str, str], folder: Path) -> Iterator[None]:
     words = ("--queues", "text,image", "--concurrency", "1")
     with ExitStack() as stack:
-        for one in range(number):
-            stack.enter_context(worker_process(folder / f"machine-{one}", *words, **settings))
+        workers = [
+            stack.enter_context(worker_process(folder / f"machine-{one}", *words, **settings)) for one in range(number)
+        ]
         yield
+        for worker in workers:
+            worker.stop()  # a killed one's processes are waited for by nobody, and then their time is not told
 
 
 async def measure(number: int, runs: int, postgres: PostgresServer, models: dict[str, str]) -> dict[str, Any]:
