@@ -17,7 +17,7 @@ import psycopg
 from graph.event_log import event_of, line_of
 from graph.event_stream import Begun, EventStream
 from graph.events import Event
-from graph.postgres import SyncPool, lent, masked, patient, postgres_errors
+from graph.postgres import SyncPool, execute, masked, patient, postgres_errors, rows_of
 from providers.errors import StorageError
 
 __all__ = ["TableEventLog", "TableEventReader"]
@@ -162,9 +162,7 @@ class TableEventLog:
         return True
 
     def _execute(self, statement: str, **values: Any) -> list[tuple[Any, ...]]:
-        with lent(self._pool) as connection:
-            cursor = connection.execute(statement.encode(), {"run_id": self._run_id, "owner": self._owner, **values})
-            return cursor.fetchall() if cursor.description else []
+        return execute(self._pool, statement, {"run_id": self._run_id, "owner": self._owner, **values})
 
     def _warn(self, what: Exception) -> None:
         if not self._warned:
@@ -202,8 +200,7 @@ class TableEventReader:
         if live:
             self._after = live[-1][0]
             return self._events(line for _, line in live)
-        with postgres_errors("the run's events"):
-            rows = self._rows()
+        rows = rows_of(self._pool, _NEXT, (self._run_id, self._after, _ROWS_AT_ONCE), what="the run's events")
         if not rows:
             return None
         self._all_read = self._stream is None and len(rows) < _ROWS_AT_ONCE
@@ -219,11 +216,6 @@ class TableEventReader:
                 return
             expected += 1
             yield seq, line
-
-    @patient
-    def _rows(self) -> list[tuple[int, bytes]]:
-        with lent(self._pool) as connection:
-            return connection.execute(_NEXT, (self._run_id, self._after, _ROWS_AT_ONCE)).fetchall()
 
     def _lines(self, body: bytes) -> list[bytes]:
         try:

@@ -17,7 +17,7 @@ from secrets import token_hex
 
 import psycopg
 
-from graph.postgres import SyncPool, lent, masked
+from graph.postgres import SyncPool, execute, masked
 from providers.errors import RunBusyError
 
 __all__ = ["BEAT_S", "LEASE_S", "Lease", "Leases", "busy"]
@@ -166,8 +166,7 @@ class Leases:
     def _renew(self, leases: list[Lease]) -> dict[tuple[str, str], bool]:
         """Whether somebody wants them stopped, of those that are still ours."""
         ids, owners = [lease.run_id for lease in leases], [lease.owner for lease in leases]
-        with lent(self._pool) as connection:
-            rows = connection.execute(_RENEW, (self.lease_s, ids, owners)).fetchall()
+        rows = execute(self._pool, _RENEW, (self.lease_s, ids, owners))
         return {(run_id, owner): wanted for run_id, owner, wanted in rows}
 
     def _note(self, lease: Lease, cancel_wanted: bool | None, began: float) -> None:

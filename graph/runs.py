@@ -59,7 +59,7 @@ class Runs:
 
     Attributes:
         bells: ring for who follows a run here.
-        database: as given.
+        database: where checkpoints and calls are kept.
         ledger: what every call came to.
     """
 

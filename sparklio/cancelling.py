@@ -10,10 +10,10 @@ from graph.runs import Runs
 from graph.store import RunRecord
 from providers.errors import ConflictError, RunBusyError, SparklioError
 
-__all__ = ["ENDED", "STOPS_WITHIN_S", "stop", "stop_anywhere"]
-
 if TYPE_CHECKING:
     from graph.run_table import PostgresRunStore
+
+__all__ = ["ENDED", "STOPS_WITHIN_S", "check_open", "stop", "stop_anywhere"]
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,7 @@ async def stop(runs: Runs, run_id: str) -> RunRecord:
     if store.shared:
         return await stop_anywhere(runs, cast("PostgresRunStore", store), run_id, STOPS_WITHIN_S)
     record = store.load(run_id)
-    if record.status in ENDED:
-        raise _ended(record)
+    check_open(record)
     if record.status == "running":
         raise RunBusyError(f"run {run_id!r} is run by another process", hint="stop it there, with Ctrl-C")
     await _mark(runs, run_id)
@@ -68,8 +67,7 @@ async def stop_anywhere(runs: Runs, store: PostgresRunStore, run_id: str, within
         record = await asyncio.to_thread(store.load, run_id)
         if wanted and record.status == "cancelled":
             return record
-        if record.status in ENDED:
-            raise _ended(record)
+        check_open(record)
         marked = record.status != "running" and await _mark(runs, run_id)
         if marked or await asyncio.to_thread(store.request_cancel, run_id):  # whoever has it, or is about to begin it
             wanted = True
@@ -79,8 +77,10 @@ async def stop_anywhere(runs: Runs, store: PostgresRunStore, run_id: str, within
         await asyncio.sleep(0 if marked else _LOOKS_EVERY_S)
 
 
-def _ended(record: RunRecord) -> ConflictError:
-    return ConflictError(f"run {record.run_id!r} is {record.status} already", hint="there is nothing to cancel")
+def check_open(record: RunRecord) -> None:
+    """Raises ConflictError for a run that has ended."""
+    if record.status in ENDED:
+        raise ConflictError(f"run {record.run_id!r} is {record.status} already", hint="there is nothing to cancel")
 
 
 async def _mark(runs: Runs, run_id: str) -> bool:

@@ -136,7 +136,7 @@ def test_its_errors_are_typed(
     assert "HOUSE_BASE_URL" in error["hint"]
 
 
-@pytest.mark.parametrize("text", ["[]", '{"text": null}', "no JSON"])
+@pytest.mark.parametrize("text", ["[]", '{"text": null}', "{}", "no JSON", "3"])
 def test_an_answer_of_another_form_is_the_server_s_fault(
     installed: Path, routed_to_it: Path, house: House, comfyui: ComfyUIStandIn, text: str
 ) -> None:

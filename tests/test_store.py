@@ -27,7 +27,6 @@ from tests.faults import NODES
 from tests.waiting import NEVER_S, wait_until
 
 ELSEWHERE = {"host": "elsewhere", "kernel": "another", "pid": 1, "since": "2026-01-01T00:00:00+00:00"}
-"""Nothing here takes so long unless it hangs."""
 
 
 @pytest.fixture

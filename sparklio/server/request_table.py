@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from psycopg_pool import ConnectionPool
 
-from graph.postgres import lent, migrate, patient, postgres_errors
+from graph.postgres import lent, migrate, patient, postgres_errors, rows_of
 from graph.vault import Vault
 from providers.errors import StorageError
 from sparklio.server.request_book import KEPT_S, Answer, Row, Turn, before_now
@@ -144,10 +144,4 @@ class RequestTable:
             self._write("DELETE FROM requests WHERE at <= now() - make_interval(secs => %s)", (KEPT_S,))
 
     def _write(self, sql: str, values: tuple[Any, ...]) -> None:
-        @patient
-        def write() -> None:
-            with lent(self._pool) as connection:
-                connection.execute(sql.encode(), values)
-
-        with postgres_errors(_WHAT):
-            write()
+        rows_of(self._pool, sql, values, what=_WHAT)

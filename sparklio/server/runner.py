@@ -24,7 +24,6 @@ from pydantic import ValidationError
 from graph.runs import Runs
 from graph.store import RunRecord
 from providers.errors import (
-    ConflictError,
     QueueFullError,
     RunBusyError,
     SparklioError,
@@ -32,7 +31,7 @@ from providers.errors import (
     UnknownNameError,
     describe,
 )
-from sparklio.cancelling import ENDED, STOPS_WITHIN_S
+from sparklio.cancelling import ENDED, STOPS_WITHIN_S, check_open, stop_anywhere
 from sparklio.server.run_keeper import Submit
 from sparklio.server.run_list import TO_RUN, run_list
 
@@ -179,7 +178,7 @@ class Runner:
             task.cancel()
             await asyncio.wait({task})
             record = await asyncio.to_thread(self._runs.store.load, run_id)
-        _check_open(record)
+        check_open(record)
         if record.status == "running" and self._table is not None:
             return await self._stop_elsewhere(self._table, run_id)
         if record.status == "running":
@@ -187,13 +186,11 @@ class Runner:
         await self._stop_images(run_id)
         record = self._runs.cancelled(run_id)
         if record.status != "cancelled":  # another process was faster
-            _check_open(record)
+            check_open(record)
         self.ended["cancelled"] += 1
         return record
 
     async def _stop_elsewhere(self, table: PostgresRunStore, run_id: str) -> RunRecord:
-        from sparklio.cancelling import stop_anywhere
-
         record = await stop_anywhere(self._runs, table, run_id, STOPS_WITHIN_S)
         if record.status == "cancelled":
             self.ended["cancelled"] += 1
@@ -392,8 +389,3 @@ def _delay_s(refused: int) -> float:
 def _log_failure(run_id: str, error: Exception) -> None:
     trace = None if isinstance(error, SparklioError) else error
     log.log(logging.WARNING if trace is None else logging.ERROR, "run %s failed: %s", run_id, error, exc_info=trace)
-
-
-def _check_open(record: RunRecord) -> None:
-    if record.status in ENDED:
-        raise ConflictError(f"run {record.run_id!r} is {record.status} already", hint="there is nothing to cancel")
